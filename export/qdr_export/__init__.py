@@ -1,0 +1,1 @@
+"""Export: canonical graph, one emitter per target, proof, sealed bundle."""

@@ -1,0 +1,1 @@
+"""Training of retinal screening students: data, synthetic eyes, models, quantization, distillation."""
