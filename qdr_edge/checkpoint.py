@@ -86,7 +86,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             continue
         content = save(dict(tensors))
         digest = sha256_bytes(content)
-        # The name carries the hash: a new weights file never replaces the one checkpoint.json names.
+        # The name carries the hash: new weights never replace those checkpoint.json names.
         name = f"{part}-{digest[:12]}.safetensors"
         atomic_write(folder / name, content)
         files[part] = {"file": name, "sha256": digest}

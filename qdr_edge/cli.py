@@ -7,73 +7,94 @@ An error that qdr-edge can explain is one line on stderr and its family's exit c
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
+import typer.core
 
 from qdr_edge import __version__
-from qdr_edge.errors import QdrError
+from qdr_edge.errors import BackendError, QdrError
+
+if TYPE_CHECKING:
+    from typer._click.core import Command, Context
 
 ENTRY_POINT_GROUP = "qdr_edge.commands"
+USAGE_ERROR = 2
 INTERRUPTED = 130
 # The order of the work; a command of another package comes after these.
 ORDER = ("data", "train", "export", "lint", "inspect", "verify", "run", "bench", "doctor")
+# Which extra brings a module that a device does not install.
+EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "yaml": "train",
+    "onnx": "export",
+    "cyclonedx": "export",
+    "openvino": "openvino",
+    "scipy": "bench",
+    "jinja2": "bench",
+    "matplotlib": "bench",
+    "psutil": "bench",
+}
 
 
-class CommandGroup(click.Group):
+class CommandGroup(typer.core.TyperGroup):
     """Commands looked up in the entry-point group, each imported when it is needed."""
 
-    def __init__(self, points: dict[str, EntryPoint]) -> None:
-        super().__init__(
-            name="qdr-edge",
-            help=(
-                "Train, prove, measure and ship int8 retinal screening models for embedded "
-                "devices. Research software, not a medical device."
-            ),
-            no_args_is_help=True,
-            context_settings={"help_option_names": ["-h", "--help"]},
-        )
-        self.points = points
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         """Names in the order of the work."""
         known = [name for name in ORDER if name in self.points]
         return known + sorted(set(self.points) - set(ORDER))
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         """Import the one command asked for."""
         point = self.points.get(cmd_name)
         if point is None:
             return None
         target = point.load()
         if not isinstance(target, typer.Typer):
-            app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(name=cmd_name)(target)
-            target = app
+            function, target = target, typer.Typer(add_completion=False, rich_markup_mode=None)
+            target.command(name=cmd_name)(function)
         command = typer.main.get_command(target)
         command.name = cmd_name
         return command
 
 
-def build() -> CommandGroup:
-    """The command group of everything that is installed."""
-    group = CommandGroup({point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)})
-    group.params.append(
-        click.Option(["--debug"], is_flag=True, help="Show a traceback instead of one line.")
-    )
-    group.params.append(
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            help="Show the version.",
-            callback=_show_version,
-        )
-    )
-    group.callback = lambda debug: None
-    return group
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"qdr-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback instead of one line.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Train, prove, measure and ship int8 retinal screening models for embedded devices.
+
+    Research software, not a medical device.
+    """
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,31 +104,36 @@ def main(arguments: list[str] | None = None) -> None:
     # Accepted anywhere on the line, not only before the command.
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        result = build().main(args=arguments, prog_name="qdr-edge", standalone_mode=False)
+        status = typer.main.get_command(app).main(
+            args=arguments, prog_name="qdr-edge", standalone_mode=False
+        )
     except QdrError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if debug or extra is None:
+            raise
+        _fail(
+            f"{error.name} is not installed; run `pip install 'qdr-edge[{extra}]'`",
+            BackendError.exit_code,
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", INTERRUPTED)
     except Exception as error:
-        # Typer may carry its own copy of click's exceptions; both know how to show themselves.
+        # The usage errors of typer's own copy of click, which has no public name.
         show = getattr(error, "show", None)
         if debug or show is None:
             raise
         show()
-        sys.exit(getattr(error, "exit_code", 2))
-    sys.exit(result if isinstance(result, int) else 0)
+        sys.exit(getattr(error, "exit_code", USAGE_ERROR))
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value:
-        print(f"qdr-edge {__version__}")
-        ctx.exit()
+def _fail(message: str, exit_code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":
