@@ -6,11 +6,10 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from qdr_edge.errors import DatasetError
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 MODALITIES = ("fundus", "oct")
 SPLITS = ("train", "val", "test")
 COLUMNS = ("file", "modality", "labels", "patient", "eye", "split")
-
-_NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ class Sample:
     patient: str
     eye: str
     split: str
-    extra: Mapping[str, str] = field(default_factory=lambda: _NO_EXTRA)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +73,12 @@ class SampleSet:
 
     def select(self, modality: str | None = None, split: str | None = None) -> SampleSet:
         """The samples of a modality and a split, in order; None means any."""
-        return self._keep(
-            lambda s: modality in (None, s.modality) and split in (None, s.split),
+        kept = tuple(
+            sample
+            for sample in self.samples
+            if modality in (None, sample.modality) and split in (None, sample.split)
         )
+        return replace(self, samples=kept)
 
     def targets(self) -> NDArray[np.uint8]:
         """The labels of all samples, uint8 [N, K]."""
@@ -114,9 +114,6 @@ class SampleSet:
             digest.update(canonical_json([*row, sample.patient, sample.eye, sample.split]))
         return digest.hexdigest()
 
-    def _keep(self, wanted: Callable[[Sample], bool]) -> SampleSet:
-        return replace(self, samples=tuple(s for s in self.samples if wanted(s)))
-
 
 def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
     """Read and check a data-set table.
@@ -133,8 +130,8 @@ def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
     """
     path = Path(path)
     rows = _rows(path)
-    vocabulary = labels if labels is not None else _vocabulary(text for _, text in _codes(rows))
-    base = Path(os.path.abspath(path.parent))
+    vocabulary = labels if labels is not None else _vocabulary(rows)
+    base = _absolute(path.parent)
     first_line: dict[str, int] = {}
     patient_split: dict[str, tuple[str, int]] = {}
     samples = []
@@ -175,7 +172,7 @@ def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
                 patient=row["patient"],
                 eye=row["eye"],
                 split=row["split"],
-                extra=MappingProxyType({k: v for k, v in row.items() if k not in COLUMNS}),
+                extra={k: v for k, v in row.items() if k not in COLUMNS},
             )
         )
     return SampleSet(tuple(samples), vocabulary, str(path))
@@ -192,7 +189,7 @@ def write_csv(path: Path | str, samples: SampleSet) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *extra])
     for sample in samples:
-        file = os.path.abspath(sample.file)
+        file = _absolute(sample.file)
         codes = samples.labels.decode(sample.labels)
         row = [file, sample.modality, codes, sample.patient, sample.eye, sample.split]
         writer.writerow([*row, *(sample.extra.get(name, "") for name in extra)])
@@ -267,15 +264,9 @@ def _check_header(names: list[str], path: Path) -> list[str]:
     return names
 
 
-def _codes(rows: Iterable[tuple[int, dict[str, str]]]) -> Iterator[tuple[int, str]]:
-    for line, row in rows:
-        for code in row["labels"].split(SEPARATOR):
-            if code.strip():
-                yield line, code.strip()
-
-
-def _vocabulary(codes: Iterable[str]) -> LabelSet:
-    found = set(codes)
+def _vocabulary(rows: Iterable[tuple[int, Mapping[str, str]]]) -> LabelSet:
+    codes = (code.strip() for _, row in rows for code in row["labels"].split(SEPARATOR))
+    found = {code for code in codes if code}
     if found <= set(TOPCON_MM.codes):
         return TOPCON_MM
     return LabelSet.custom(sorted(found, key=lambda code: (code != NORMAL, code)))
@@ -294,8 +285,7 @@ def _check_choice(
 
 
 def _existing_file(base: Path, name: str, where: str) -> Path:
-    # abspath, not resolve: a link into a store must keep the name that the table gives it.
-    file = Path(os.path.abspath(base / name)) if name and "\0" not in name else None
+    file = _absolute(base / name) if name and "\0" not in name else None
     if file is None or not file.is_file():
         raise DatasetError(
             f"image {name!r} is missing" if name else "no file name",
@@ -304,3 +294,8 @@ def _existing_file(base: Path, name: str, where: str) -> Path:
             fix="correct the row or take it out",
         )
     return file
+
+
+def _absolute(path: Path) -> Path:
+    # Not resolve(): a link into a store must keep the name that the table gives it.
+    return Path(os.path.abspath(path))  # noqa: PTH100
