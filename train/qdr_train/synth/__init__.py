@@ -1,4 +1,4 @@
-"""Synthetic eyes: fundus photographs and OCT B-scans drawn from anatomy, for the demo and the tests."""
+"""Synthetic eyes: fundus photographs and OCT scans drawn from anatomy, for demo and tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fundus cameras: field of view, light, colour, blur, noise, and the ways an exposure goes wrong."""
+"""Fundus cameras: field of view, light, colour, blur, noise, and how an exposure goes wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import Image, View, noise_field
+from .canvas import Image, View, blurred, noise_field
 from .streams import normal, uniform
 
 
@@ -31,12 +31,77 @@ class Camera:
 
 
 CAMERAS = (
-    Camera("cfp-a", (43, 47), (1.0, 1.0, 1.0), 1.00, 1.0, 0.030, 0.010, 92, 0.0, False, (0.9, 0.8, 0.5), 0.05),
-    Camera("cfp-b", (43, 47), (1.14, 0.88, 0.55), 1.05, 1.25, 0.035, 0.012, 90, 0.05, True, (0.9, 0.4, 0.1), 0.00),
-    Camera("cfp-c", (44, 50), (0.90, 1.00, 1.40), 0.92, 0.72, 0.050, 0.016, 88, 0.0, False, (0.8, 0.75, 0.7), 0.12),
-    Camera("cfp-d", (36, 42), (0.93, 1.05, 0.85), 1.10, 0.90, 0.045, 0.014, 85, 0.04, False, (0.5, 0.6, 0.35), 0.14),
-    Camera("cfp-e", (31, 36), (1.05, 0.97, 0.95), 1.00, 1.05, 0.028, 0.009, 94, 0.0, True, (0.7, 0.5, 0.3), 0.03),
-)  # fmt: skip
+    Camera(
+        name="cfp-a",
+        fov=(43, 47),
+        gains=(1.0, 1.0, 1.0),
+        gamma=1.0,
+        saturation=1.0,
+        blur=0.030,
+        noise=0.010,
+        jpeg_quality=92,
+        cut=0.0,
+        notch=False,
+        rim=(0.9, 0.8, 0.5),
+        rim_strength=0.05,
+    ),
+    Camera(
+        name="cfp-b",
+        fov=(43, 47),
+        gains=(1.12, 0.90, 0.62),
+        gamma=1.05,
+        saturation=1.15,
+        blur=0.035,
+        noise=0.012,
+        jpeg_quality=90,
+        cut=0.05,
+        notch=True,
+        rim=(0.9, 0.4, 0.1),
+        rim_strength=0.0,
+    ),
+    Camera(
+        name="cfp-c",
+        fov=(44, 50),
+        gains=(0.90, 1.00, 1.40),
+        gamma=0.92,
+        saturation=0.72,
+        blur=0.050,
+        noise=0.016,
+        jpeg_quality=88,
+        cut=0.0,
+        notch=False,
+        rim=(0.8, 0.75, 0.7),
+        rim_strength=0.12,
+    ),
+    Camera(
+        name="cfp-d",
+        fov=(36, 42),
+        gains=(0.93, 1.05, 0.85),
+        gamma=1.10,
+        saturation=0.90,
+        blur=0.045,
+        noise=0.014,
+        jpeg_quality=85,
+        cut=0.04,
+        notch=False,
+        rim=(0.5, 0.6, 0.35),
+        rim_strength=0.14,
+    ),
+    Camera(
+        name="cfp-e",
+        fov=(31, 36),
+        gains=(1.05, 0.97, 0.95),
+        gamma=1.0,
+        saturation=1.05,
+        blur=0.028,
+        noise=0.009,
+        jpeg_quality=94,
+        cut=0.0,
+        notch=False,
+        rim=(0.7, 0.5, 0.3),
+        rim_strength=0.03,
+    ),
+)
 
 
 def choose_camera(rng: np.random.Generator) -> Camera:
@@ -80,7 +145,7 @@ def expose(
     image = reflectance * light[..., None]
     radius = np.hypot(across, down)
     rim = np.clip((radius - 0.72) / 0.28, 0.0, 1.0) ** 2 * np.float32(
-        camera.rim_strength * uniform(rng, 0.5, 2.0)
+        camera.rim_strength * uniform(rng, 0.5, 3.2)
     )
     side = 1.0 + 0.6 * (across * normal(rng, 0, 1) + down * normal(rng, 0, 1))
     image += (rim * np.clip(side, 0.0, 2.0))[..., None] * np.asarray(camera.rim, np.float32)
@@ -91,7 +156,7 @@ def expose(
     image = grey + np.float32(camera.saturation * uniform(rng, 0.9, 1.1)) * (image - grey)
     sigma = camera.blur * view.scale * uniform(rng, 0.8, 1.6)
     if sigma > 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        image = blurred(image, sigma)
     mask = _field_of_view(view, camera, rng)
     image = np.clip(image, 0.0, 1.6)
     image = image / (1.0 + 0.12 * image * image)  # film-like shoulder instead of hard clipping
@@ -101,17 +166,19 @@ def expose(
     noise = 0.6 * noise + 0.4 * noise.mean(axis=2, keepdims=True)
     level = np.float32(camera.noise * uniform(rng, 0.6, 1.5))
     small += level * noise * (0.25 + 0.75 * np.sqrt(np.clip(small, 0.0, 1.0)))
-    return np.clip(small * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+    return np.asarray(np.clip(small * 255.0 + 0.5, 0.0, 255.0), dtype=np.uint8)
 
 
 def _illumination(rng: np.random.Generator, across: Image, down: Image) -> Image:
     # Flash falls off from a point near the middle; its place differs with every alignment.
-    x0, y0 = normal(rng, 0.05, 0.22), normal(rng, 0.0, 0.18)
-    fall = uniform(rng, 0.22, 0.58)
+    x0, y0 = normal(rng, 0.08, 0.26), normal(rng, 0.0, 0.22)
+    fall = uniform(rng, 0.22, 0.75)
     distance = (across - np.float32(x0)) ** 2 + (down - np.float32(y0)) ** 2
     tilt = across * np.float32(normal(rng, 0, 0.09)) + down * np.float32(normal(rng, 0, 0.07))
-    gain = uniform(rng, 0.82, 1.18)
-    return np.asarray(np.float32(gain) * (np.exp(-np.float32(fall) * distance) + tilt), np.float32)
+    gain = uniform(rng, 0.80, 1.28)
+    uneven = np.float32(uniform(rng, 0.02, 0.10)) * noise_field(rng, distance.shape, 2.5)
+    light = np.exp(-np.float32(fall) * distance) + tilt + uneven
+    return np.asarray(np.float32(gain) * np.clip(light, 0.05, 1.5), np.float32)
 
 
 def _degrade(
@@ -124,10 +191,10 @@ def _degrade(
     faults = ["blur", "dark", "bright", "haze", "lash", "smear"]
     fault = faults[int(rng.choice(len(faults), p=[0.26, 0.20, 0.12, 0.22, 0.12, 0.08]))]
     if quality == 3:  # a picture is lost to a combination more often than to one fault
-        image = cv2.GaussianBlur(image, (0, 0), float(0.35 + 0.5 * rng.random()) * view.scale)
+        image = blurred(image, float(0.35 + 0.5 * rng.random()) * view.scale)
     if fault == "blur":
         sigma = float(level) ** 1.5 * uniform(rng, 0.7, 1.2) * view.scale
-        return np.asarray(cv2.GaussianBlur(image, (0, 0), max(0.4, sigma)))
+        return blurred(image, max(0.4, sigma))
     if fault == "dark":
         return np.asarray(image * (1.0 - 0.90 * level))
     if fault == "bright":
@@ -136,7 +203,7 @@ def _degrade(
         veil = (
             0.85
             * level
-            * np.clip(1.0 + 0.3 * noise_field(rng, across.shape[:0] + image.shape[:2], 3), 0.4, 1.2)
+            * np.clip(1.0 + 0.3 * noise_field(rng, (view.work, view.work), 3), 0.4, 1.2)
         )
         veil = np.clip(veil, 0.0, 0.96)[..., None]
         return np.asarray(image * (1 - veil) + veil * np.array([0.52, 0.47, 0.42], np.float32))
@@ -166,7 +233,7 @@ def _eyelid(
     edge = np.float32(1.0 - 1.15 * level) - 0.18 * across * across
     shade = np.clip((side * down - edge) / np.float32(0.22) + 0.5, 0.0, 1.0)
     glare = np.array([0.88, 0.70, 0.50], np.float32) * np.float32(uniform(rng, 0.35, 1.0))
-    image = image * (1 - shade[..., None]) + shade[..., None] * glare
+    lidded = image * (1 - shade[..., None]) + shade[..., None] * glare
     lashes = np.zeros(image.shape[:2], np.uint8)
     for _ in range(int(4 + 16 * level)):
         start = uniform(rng, -0.8, 0.8)
@@ -177,7 +244,7 @@ def _eyelid(
         line = np.round(np.stack([col, row], axis=1) * 16).astype(np.int32)
         cv2.polylines(lashes, [line], False, 255, max(1, round(0.012 * view.work)), cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(lashes, (0, 0), 0.012 * view.work).astype(np.float32) / 255.0
-    return np.asarray(image * (1.0 - 0.75 * soft[..., None]))
+    return np.asarray(lidded * (1.0 - 0.75 * soft[..., None]), dtype=np.float32)
 
 
 def _field_of_view(view: View, camera: Camera, rng: np.random.Generator) -> Image:
@@ -192,8 +259,8 @@ def _field_of_view(view: View, camera: Camera, rng: np.random.Generator) -> Imag
         mask[: max(0, rows)] = 0
         mask[view.work - max(0, rows) :] = 0
     if camera.notch:
-        angle = uniform(rng, -0.25, 0.25) + (0.0 if rng.random() < 0.5 else np.pi / 2)
-        tip = (middle + view.radius * np.cos(angle), middle + view.radius * np.sin(angle))
-        point = (round(tip[0] * 16), round(tip[1] * 16))
-        cv2.circle(mask, point, round(0.025 * view.work * 16), 0, -1, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(mask.astype(np.float32) / 255.0, (0, 0), max(0.4, 0.003 * view.work))
+        # A small tab above the cut edge marks which way is up.
+        half, top = 0.02 * view.work, middle - view.radius + cut * 2 * view.radius
+        tab = np.array([[middle - half, top + 1], [middle + half, top + 1], [middle, top - half]])
+        cv2.fillConvexPoly(mask, np.round(tab * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
+    return blurred(mask.astype(np.float32) * np.float32(1 / 255), max(0.4, 0.003 * view.work))

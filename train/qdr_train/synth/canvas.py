@@ -1,4 +1,4 @@
-"""A fundus painted in degrees of visual angle: coordinate maps, noise fields, lesions as soft shapes."""
+"""A fundus painted in degrees of visual angle: coordinate maps, noise, lesions as soft shapes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def noise_field(rng: np.random.Generator, shape: tuple[int, int], cells: float) 
     coarse = rng.standard_normal((grid[0], grid[1])).astype(np.float32)
     field = cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return np.asarray(field * 1.35, dtype=np.float32)
+
+
+def blurred(image: Image, sigma: float) -> Image:
+    """Gaussian blur of a float32 picture; `sigma` in pixels, > 0."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Canvas:
 
     def distance(self, x: float, y: float) -> Image:
         """Distance of every pixel to a retinal point, degrees."""
-        return np.hypot(self.x - np.float32(x), self.y - np.float32(y))
+        return np.asarray(np.hypot(self.x - np.float32(x), self.y - np.float32(y)), np.float32)
 
     def window(self, x: float, y: float, reach: float) -> tuple[slice, slice] | None:
         """Rows and columns within `reach` degrees of a point; None when out of the picture."""
@@ -184,4 +189,4 @@ class Canvas:
         small = cv2.resize(mask, (self.view.work,) * 2, interpolation=cv2.INTER_AREA)
         found = small.astype(np.float32) * np.float32(1 / 255)
         sigma = blur * self.view.scale
-        return np.asarray(cv2.GaussianBlur(found, (0, 0), sigma) if sigma > 0.3 else found)
+        return blurred(found, sigma) if sigma > 0.3 else found

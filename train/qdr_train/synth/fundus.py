@@ -1,4 +1,4 @@
-"""Paint the healthy fundus of one eye as one camera would see it, and let the findings add their signs."""
+"""Paint the fundus of one eye as one camera would see it; the findings add their signs."""
 
 from __future__ import annotations
 
@@ -8,83 +8,86 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Eye
-from .canvas import Canvas, Image, View, noise_field
+from .anatomy import Eye, sample_site
+from .canvas import Canvas, Image, View, blurred, noise_field
 from .fundus_signs import DEEP, SUPERFICIAL, Sign, foveal_reflex_loss, vein_occlusion
-from .streams import stream, uniform
+from .streams import EyeStreams, uniform
 from .vessels import Vessel
 
 
 def paint_fundus(
-    eye: Eye, findings: Mapping[str, float], view: View, key: tuple[int, ...], side: str, scan: int
+    eye: Eye, findings: Mapping[str, float], view: View, streams: EyeStreams, scan: int
 ) -> Image:
-    """Paint the reflectance of a right eye.
+    """Paint the reflectance of a right eye (the caller mirrors a left one).
 
     Args:
         eye: the anatomy.
         findings: label code -> severity.
         view: where the camera looks.
-        key: (seed, patient); with `side` it names the streams of the eye, with `scan` of the exposure.
-        side: "R" or "L" (names streams only; the caller mirrors).
+        streams: the eye's random streams.
         scan: exposure number.
 
     Returns:
         float32 RGB [work, work, 3], before camera and field of view.
     """
-    seed, *path = key
     canvas = Canvas(view, eye.colour)
-    texture = stream(seed, *path, side, scan, "texture")
-    _paint_background(canvas, eye, texture)
-    _paint_disc(canvas, eye, stream(seed, *path, side, "disc"))
-    _paint_sheen(canvas, eye, stream(seed, *path, side, "sheen"))
-    _paint_macula(canvas, eye, stream(seed, *path, side, "macula"), foveal_reflex_loss(findings))
-    _apply(DEEP, canvas, eye, findings, seed, path, side)
+    _paint_background(canvas, eye, streams.open("choroid"), streams.open(scan, "texture"))
+    _paint_disc(canvas, eye, streams.open("disc"))
+    _paint_sheen(canvas, eye, streams.open("sheen"))
+    _paint_macula(canvas, eye, streams.open("macula"), foveal_reflex_loss(findings))
+    _apply(DEEP, canvas, findings, streams)
     tree = list(eye.vessels)
     if "RVO" in findings:
-        tree = vein_occlusion(tree, findings["RVO"], stream(seed, *path, side, "RVO"))
+        tree = vein_occlusion(tree, findings["RVO"], streams.open("RVO"))
     _paint_vessels(canvas, tree)
-    _apply(SUPERFICIAL, canvas, eye, findings, seed, path, side)
+    _apply(SUPERFICIAL, canvas, findings, streams)
     return canvas.rgb
 
 
 def _apply(
-    signs: Mapping[str, Sign],
-    canvas: Canvas,
-    eye: Eye,
-    findings: Mapping[str, float],
-    seed: int,
-    path: list[int],
-    side: str,
+    signs: Mapping[str, Sign], canvas: Canvas, findings: Mapping[str, float], streams: EyeStreams
 ) -> None:
     for code, sign in signs.items():
         if code in findings:
-            sign(canvas, eye, findings[code], stream(seed, *path, side, code))
+            sign(canvas, findings[code], sample_site(streams, code), streams.open(code))
 
 
-def _paint_background(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
+def _paint_background(
+    canvas: Canvas, eye: Eye, choroid_rng: np.random.Generator, rng: np.random.Generator
+) -> None:
     shape = canvas.x.shape
     mottle = 0.05 * noise_field(rng, shape, 5) + 0.030 * noise_field(rng, shape, 22)
     grain = 0.020 * noise_field(rng, shape, 110)
     canvas.absorb(mottle + grain, (0.55, 1.0, 0.9))
-    # Choroidal vessels shine through where there is little pigment: ridged noise, stretched
-    # along the radius from the posterior pole, absent under the macula.
+    # The posterior pole reflects more than the periphery, and the nasal side most.
+    pole = np.exp(-(((canvas.x - 9.0) / 13.0) ** 2 + (canvas.y / 11.0) ** 2))
+    canvas.absorb((-0.16 * pole).astype(np.float32), (0.8, 1.1, 0.8))
     radius = np.hypot(canvas.x, canvas.y)
-    angle = np.arctan2(canvas.y, canvas.x)
-    grid = rng.standard_normal((9, 40)).astype(np.float32)
-    polar_x = (angle * np.float32(36 / (2 * np.pi)) + np.float32(20)).astype(np.float32)
-    polar_y = (radius * np.float32(0.22) + 1).astype(np.float32)
-    warp = noise_field(rng, shape, 14)
-    fine = cv2.resize(grid, (40 * 6, 9 * 6), interpolation=cv2.INTER_CUBIC)
-    ridged = cv2.remap(
-        fine,
-        (polar_x + 0.45 * warp) * 6,
-        (polar_y + 0.25 * warp) * 6,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
+    fade = np.clip((radius - 2.0) / 9.0, 0.15, 1.0)
+    choroid = _choroidal_vessels(canvas.view, choroid_rng) - np.float32(0.35)
+    canvas.absorb(
+        (-0.34 * np.float32(eye.tessellation) * choroid * fade).astype(np.float32),
+        (0.65, 1.15, 0.7),
     )
-    choroid = np.clip(1.0 - 1.6 * np.abs(ridged), -0.6, 1.0).astype(np.float32)
-    fade = np.clip((radius - 3.0) / 7.0, 0.0, 1.0)
-    canvas.absorb(-0.20 * np.float32(eye.tessellation) * choroid * fade, (0.8, 1.1, 0.7))
+
+
+def _choroidal_vessels(view: View, rng: np.random.Generator) -> Image:
+    # Broad, crowded bands that run from the posterior pole outwards: seen where there is little
+    # pigment. Half resolution is enough, they lie deep and out of focus.
+    side = view.work // 2
+    mask = np.zeros((side, side), np.uint8)
+    for _ in range(110):
+        angle, start = uniform(rng, 0.0, 2 * np.pi), uniform(rng, 0.0, 17.0)
+        heading = angle + np.cumsum(0.20 * rng.standard_normal(14))
+        steps = 0.9 * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+        place = np.array([4.0 + start * np.cos(angle), start * np.sin(angle)])
+        pixels = view.to_pixels(place + np.cumsum(steps, axis=0)) * 0.5
+        thick = max(1, round(uniform(rng, 0.35, 0.95) * view.scale * 0.5))
+        line = np.round(pixels * 16).astype(np.int32)
+        cv2.polylines(mask, [line], False, int(rng.integers(110, 255)), thick, cv2.LINE_AA, 4)
+    soft = cv2.GaussianBlur(mask, (0, 0), max(0.6, 0.16 * view.scale * 0.5))
+    large = cv2.resize(soft, (view.work, view.work), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(large.astype(np.float32) * np.float32(1 / 255))
 
 
 def _paint_disc(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
@@ -101,11 +104,11 @@ def _paint_disc(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
         if crescent:
             canvas.blend(0.45 * crescent[0], (0.95, 0.74, 0.50), crescent[1])
     halo = np.exp(-((canvas.distance(x, y) / np.float32(rx * 1.7)) ** 2))
-    canvas.add(0.10 * halo, (1.0, 0.85, 0.5))
+    canvas.add(0.09 * halo, (1.0, 0.85, 0.5))
     rim = canvas.shape(rng, (x, y), (rx, ry), angle=eye.disc_tilt, rough=0.03, soft=0.22)
     if rim:
         warm = uniform(rng, 0.0, 1.0)
-        canvas.blend(0.90 * rim[0], (1.02, 0.66 + 0.10 * warm, 0.36 + 0.12 * warm), rim[1])
+        canvas.blend(0.90 * rim[0], (1.05, 0.68 + 0.12 * warm, 0.40 + 0.14 * warm), rim[1])
     cup = canvas.shape(
         rng,
         (x + 0.12 * rx, y + 0.04 * ry),
@@ -114,7 +117,7 @@ def _paint_disc(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
         soft=0.55,
     )
     if cup:
-        canvas.blend(0.85 * cup[0], (1.12, 0.97, 0.68), cup[1])
+        canvas.blend(0.92 * cup[0], (1.20, 1.06, 0.76), cup[1])
 
 
 def _paint_sheen(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
@@ -137,7 +140,7 @@ def _paint_macula(canvas: Canvas, eye: Eye, rng: np.random.Generator, reflex_los
     wide = np.exp(-((radius / np.float32(2.1 * eye.fovea_radius)) ** 2))
     deep = np.exp(-((radius / np.float32(0.75 * eye.fovea_radius)) ** 2))
     depth = np.float32(eye.fovea_depth)
-    canvas.absorb(depth * (0.55 * wide + 0.75 * deep), (0.62, 1.0, 0.9))
+    canvas.absorb(depth * (0.60 * wide + 0.85 * deep), (0.58, 1.0, 0.9))
     spot = np.exp(-((radius / 0.35) ** 2))
     reflex = eye.sheen * uniform(rng, 0.2, 1.0) * (1.0 - reflex_loss)
     ring = np.exp(-(((radius - 2.6) / 0.45) ** 2))
@@ -149,14 +152,13 @@ def _paint_vessels(canvas: Canvas, tree: list[Vessel]) -> None:
     arteries = draw_vessels(canvas.view, [v for v in tree if not v.vein], 1.0)
     reflex = draw_vessels(canvas.view, [v for v in tree if v.widths[0] > 0.24], 0.28)
     soft = max(0.35, 0.045 * canvas.view.scale)
-    veins, arteries = (cv2.GaussianBlur(m, (0, 0), soft) for m in (veins, arteries))
-    canvas.absorb(arteries, (0.16, 0.60, 0.50))
-    canvas.absorb(veins, (0.34, 0.86, 0.62))
+    canvas.absorb(blurred(arteries, soft), (0.10, 0.46, 0.38))
+    canvas.absorb(blurred(veins, soft), (0.27, 0.72, 0.48))
     canvas.add(0.075 * reflex, (1.0, 0.75, 0.55))
 
 
 def draw_vessels(view: View, tree: list[Vessel], width: float) -> Image:
-    """Rasterise vessels at twice the work size in short pieces of constant width, then average down."""
+    """Rasterise vessels at twice the work size, in short pieces of one width, then average."""
     side = view.work * 2
     mask = np.zeros((side, side), np.uint8)
     piece = 5
@@ -169,7 +171,7 @@ def draw_vessels(view: View, tree: list[Vessel], width: float) -> Image:
             chunk = fixed[start : start + piece + 1]
             thick = float(vessel.widths[start]) * view.scale * 2.0 * width
             # Below one pixel the line keeps its width and loses contrast instead.
-            level = int(255 * min(1.0, max(0.25, thick / 1.6)))
+            level = int(255 * min(1.0, max(0.22, thick / (0.22 * view.scale * 2.0))))
             cv2.polylines(mask, [chunk], False, level, max(1, round(thick)), cv2.LINE_AA, 4)
     small = cv2.resize(mask, (view.work, view.work), interpolation=cv2.INTER_AREA)
     return np.asarray(small.astype(np.float32) * np.float32(1 / 255))

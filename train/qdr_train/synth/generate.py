@@ -1,4 +1,4 @@
-"""Generate a whole synthetic data set: plan, draw (in several processes), write, and the CSV last."""
+"""Generate a whole synthetic data set: plan, draw in several processes, write; the CSV last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .camera import aim, choose_camera, expose
 from .fundus import paint_fundus
 from .oct import choose_scanner, draw_oct
 from .patients import EyePlan, PatientPlan, Shot, plan_patient, split_patients
-from .streams import stream
+from .streams import EyeStreams
 from .writer import encode_jpeg, encode_png, is_complete, write_image
 
 GENERATOR_VERSION = 1
@@ -57,38 +57,33 @@ def render(seed: int, patient: int, plan: EyePlan, shot: Shot, size: int) -> Pic
     Returns:
         The picture; it depends on the arguments only.
     """
-    return _render(sample_eye(seed, patient, plan.side), seed, patient, plan, shot, size)
+    streams = EyeStreams(seed, patient, plan.side)
+    return _render(sample_eye(streams), streams, plan, shot, size)
 
 
-def _render(eye: Eye, seed: int, patient: int, plan: EyePlan, shot: Shot, size: int) -> Picture:
+def _render(eye: Eye, streams: EyeStreams, plan: EyePlan, shot: Shot, size: int) -> Picture:
     mirror = plan.side == "L"  # every eye is drawn as a right eye
-    device = stream(seed, patient, plan.side, shot.modality, shot.scan, "device")
+    device = _device_stream(streams, shot)
     if shot.modality == "oct":
         scanner = choose_scanner(device)
-        grey = draw_oct(
-            eye,
-            plan.findings,
-            scanner,
-            shot.quality,
-            (seed, patient),
-            plan.side,
-            shot.scan,
-            size,
-        )
+        grey = draw_oct(eye, plan.findings, scanner, shot.quality, streams, shot.scan, size)
         return Picture(np.ascontiguousarray(grey[:, ::-1] if mirror else grey), scanner.name, 0)
     camera = choose_camera(device)
     view = aim(device, camera, size)
-    reflectance = paint_fundus(eye, plan.findings, view, (seed, patient), plan.side, shot.scan)
-    exposure = stream(seed, patient, plan.side, shot.scan, "exposure")
+    reflectance = paint_fundus(eye, plan.findings, view, streams, shot.scan)
+    exposure = streams.open(shot.scan, "exposure")
     rgb = expose(reflectance, view, camera, shot.quality, exposure, size)
-    return Picture(
-        np.ascontiguousarray(rgb[:, ::-1] if mirror else rgb), camera.name, camera.jpeg_quality
-    )
+    pixels = np.ascontiguousarray(rgb[:, ::-1] if mirror else rgb)
+    return Picture(pixels, camera.name, camera.jpeg_quality)
+
+
+def _device_stream(streams: EyeStreams, shot: Shot) -> np.random.Generator:
+    return streams.open(shot.modality, shot.scan, "device")
 
 
 def camera_name(seed: int, patient: int, side: str, shot: Shot) -> str:
     """The device of one image, without drawing it."""
-    device = stream(seed, patient, side, shot.modality, shot.scan, "device")
+    device = _device_stream(EyeStreams(seed, patient, side), shot)
     return (choose_scanner(device) if shot.modality == "oct" else choose_camera(device)).name
 
 
@@ -99,18 +94,19 @@ def file_name(patient: PatientPlan, side: str, shot: Shot) -> str:
 
 
 def _draw_patient(out: str, seed: int, index: int, size: int) -> int:
-    """Draw the images of one patient that are not there yet; returns how many images the patient has."""
+    """Draw the images of one patient that are not there yet; returns the number of all of them."""
     cv2.setNumThreads(1)
     plan = plan_patient(seed, index)
     total = 0
     for eye_plan in plan.eyes:
-        eye = sample_eye(seed, index, eye_plan.side)
+        streams = EyeStreams(seed, index, eye_plan.side)
+        eye = sample_eye(streams)
         for shot in eye_plan.shots:
             total += 1
             path = Path(out) / file_name(plan, eye_plan.side, shot)
             if is_complete(path):
                 continue
-            picture = _render(eye, seed, index, eye_plan, shot, size)
+            picture = _render(eye, streams, eye_plan, shot, size)
             note = (
                 f"SYNTHETIC image, not a patient. qdr-edge generator {GENERATOR_VERSION}, "
                 f"seed {seed}, {path.name}"
@@ -248,7 +244,8 @@ def _readme(patients: int, seed: int, size: int) -> str:
     return (
         "SYNTHETIC DATA - no image in this folder shows a person.\n\n"
         "Every fundus photograph and OCT scan here was drawn by the procedural generator of\n"
-        f"qdr-edge (generator version {GENERATOR_VERSION}, seed {seed}, {patients} patients, {size} px).\n"
+        f"qdr-edge (generator version {GENERATOR_VERSION}, seed {seed}, {patients} patients, "
+        f"{size} px).\n"
         "The same command draws the same bytes:\n\n"
         f"  qdr-edge data synth OUT --patients {patients} --seed {seed} --size {size}\n\n"
         "It serves demonstrations, tests and development. Figures measured on it say how the\n"

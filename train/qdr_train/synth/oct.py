@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import Eye
-from .canvas import Image, noise_field
+from .anatomy import Eye, sample_site
+from .canvas import Image, blurred, noise_field
 from .oct_signs import SIGNS
 from .section import Line, Section, healthy_section
-from .streams import normal, stream, uniform
+from .streams import EyeStreams, normal, uniform
 
 ASPECT = 1.5
 
@@ -49,29 +49,26 @@ def draw_oct(
     findings: Mapping[str, float],
     scanner: Scanner,
     quality: int,
-    key: tuple[int, ...],
-    side: str,
+    streams: EyeStreams,
     scan: int,
     rows: int,
 ) -> NDArray[np.uint8]:
-    """Scan a right eye.
+    """Scan a right eye (the caller mirrors a left one).
 
     Args:
         eye: the anatomy.
         findings: label code -> severity.
         scanner: device.
         quality: grade 0 good .. 3 ungradable.
-        key: (seed, patient), names the streams.
-        side: "R" or "L" (names streams only; the caller mirrors).
+        streams: the eye's random streams.
         scan: scan number.
         rows: picture height in pixels; the width is 1.5 times that.
 
     Returns:
         uint8 [rows, 1.5 rows].
     """
-    seed, *path = key
     columns = round(rows * ASPECT)
-    aim = stream(seed, *path, side, scan, "scan line")
+    aim = streams.open(scan, "scan line")
     height_um = uniform(aim, *scanner.height_um)
     section = healthy_section(
         eye,
@@ -84,12 +81,13 @@ def draw_oct(
     )
     for code, sign in SIGNS.items():
         if code in findings:
-            sign(section, findings[code], stream(seed, *path, side, code, "oct"))
-    texture = stream(seed, *path, side, scan, "tissue")
+            site = sample_site(streams, code)
+            sign(section, findings[code], site, streams.open(code, "oct"))
+    texture = streams.open(scan, "tissue")
     signal = _tissue(section, eye, scanner, height_um, rows, texture)
-    fault = stream(seed, *path, side, scan, "fault")
+    fault = streams.open(scan, "fault")
     signal, looks = _degrade(signal, scanner.looks, quality, fault)
-    return _speckle(signal, scanner, looks, stream(seed, *path, side, scan, "speckle"))
+    return _speckle(signal, scanner, looks, streams.open(scan, "speckle"))
 
 
 def _tissue(
@@ -107,7 +105,12 @@ def _tissue(
     floor = epithelium - 20 - section.gap  # photoreceptor tips
     ellipsoid = floor - section.photoreceptor
     limiting = ellipsoid - 20
-    outer_nuclear = limiting - section.outer_nuclear
+    # The outer nuclear layer yields to narrow bumps below it; the inner layers follow only the
+    # broad shape.
+    reach = 0.20 / float(section.x[1] - section.x[0])
+    broad = _smooth(limiting, reach)
+    outer_nuclear = np.minimum(broad - section.outer_nuclear, limiting - 12)
+    outer_nuclear = np.minimum(outer_nuclear, _smooth(outer_nuclear, 0.4 * reach))
     outer_plexiform = outer_nuclear - section.outer_plexiform
     inner_nuclear = outer_plexiform - section.inner_nuclear
     inner_plexiform = inner_nuclear - section.inner_plexiform
@@ -154,11 +157,16 @@ def _tissue(
     _draw_blobs(image, section, surface, floor, um)
     if section.membrane.any():
         lift = surface - section.membrane_gap
-        line = np.exp(-(((depth - lift - 4) / max(6.0, 1.1 * um)) ** 2))
-        image = np.maximum(image, (0.98 * section.membrane * line).astype(np.float32))
+        line = np.exp(-(((depth - lift - 4) / max(9.0, 1.3 * um)) ** 2))
+        image = np.maximum(image, (1.05 * section.membrane * line).astype(np.float32))
     _posterior_vitreous(image, surface, depth, um, rng)
-    haze = 0.05 * np.clip(noise_field(rng, (rows, columns), 5) * 0.5 + 0.4, 0, 1)
+    haze = 0.025 * np.clip(noise_field(rng, (rows, columns), 3) * 0.5 + 0.6, 0, 1)
     return np.asarray(image + haze * (1 - inside), dtype=np.float32)
+
+
+def _smooth(line: Line, sigma: float) -> Line:
+    padded = cv2.GaussianBlur(line[None, :], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(padded[0], dtype=np.float32)
 
 
 def _choroid(
@@ -172,11 +180,11 @@ def _choroid(
     rows, columns = image.shape
     under = depth - section.bruch
     # Dark vessel lumens in brighter stroma, larger with depth.
-    fine = noise_field(rng, (rows, columns), columns * um / 38.0 * 0.33)
-    large = noise_field(rng, (rows, columns), columns * um / 95.0 * 0.33)
+    fine = noise_field(rng, (rows, columns), columns * um / 36.0)
+    large = noise_field(rng, (rows, columns), columns * um / 85.0)
     share = np.clip(under / 130.0, 0, 1)
     lumen = 1.0 / (1.0 + np.exp(-4.0 * ((1 - share) * fine + share * large - 0.15)))
-    pattern = 1.12 - 0.55 * lumen * np.clip(under / 18.0, 0, 1)
+    pattern = 1.15 - 0.62 * lumen * np.clip(under / 18.0, 0, 1)
     fade = np.exp(-np.maximum(under, 0) / np.float32(scanner.depth_um))
     sclera = np.clip((under - section.choroid) / 40.0, 0, 1)
     below = fade * (pattern * (1 - sclera) + 0.75 * sclera)
@@ -253,8 +261,7 @@ def _degrade(
     if fault == "weak":
         return np.asarray(image * np.float32(1 - 0.88 * level)), max(1.0, looks * (1 - 0.7 * level))
     if fault == "blur":
-        kernel = (0, 0)
-        return np.asarray(cv2.GaussianBlur(image, kernel, 0.012 * rows * level + 0.3)), looks
+        return blurred(image, 0.012 * rows * level + 0.3), looks
     if fault == "cut":
         shift = int(rows * (0.10 + 0.55 * level if level > 0.8 else 0.22 * level))
         moved = np.zeros_like(image)
@@ -274,17 +281,17 @@ def _degrade(
 def _speckle(
     image: Image, scanner: Scanner, looks: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    rows, columns = image.shape
+    columns = image.shape[1]
     contrast = scanner.contrast * uniform(rng, 0.88, 1.12)
     floor = scanner.floor * uniform(rng, 0.7, 1.3)
     # The display is logarithmic: multiplicative speckle on a power scale of two decades, a
     # detector floor that is itself speckled, then the logarithm.
     power = np.power(np.float32(10.0), 2.2 * image) - 1.0
-    grain = rng.standard_gamma(looks, image.shape).astype(np.float32) / np.float32(looks)
+    grain = rng.standard_gamma(looks, image.shape, dtype=np.float32) / np.float32(looks)
     sigma = scanner.grain * columns / 384
-    grain = cv2.GaussianBlur(grain, (0, 0), sigma * 0.7, sigmaY=sigma * 0.5)
-    grain = np.maximum(1.0 + (grain - 1.0) * np.float32(1.5), 0.02)
-    dark = rng.standard_gamma(1.2, image.shape).astype(np.float32) / np.float32(1.2)
+    soft = cv2.GaussianBlur(grain, (0, 0), sigma * 0.7, sigmaY=sigma * 0.5)
+    grain = np.maximum(1.0 + (soft - 1.0) * np.float32(1.5), 0.02)
+    dark = rng.standard_gamma(1.2, image.shape, dtype=np.float32) / np.float32(1.2)
     signal = power * grain + np.float32(10 ** (2.2 * floor) - 1.0) * dark
     shown = np.log10(1.0 + signal) / np.float32(2.2) * contrast
-    return np.clip(shown * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+    return np.asarray(np.clip(shown * 255.0 + 0.5, 0.0, 255.0), dtype=np.uint8)

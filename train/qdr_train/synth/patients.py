@@ -1,4 +1,4 @@
-"""Who is in the data set: conditions, labels of both eyes, how many images, and the patient-level split."""
+"""Who is in the data set: conditions, labels of both eyes, image counts, patient-level split."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ FELLOW: dict[str, tuple[tuple[str, float], ...]] = {
 
 @dataclass(frozen=True)
 class Shot:
-    """One exposure: which modality, its number within the eye, and its quality grade 0 (good) .. 3 (ungradable)."""
+    """One exposure: modality, number within the eye, grade 0 (good) .. 3 (ungradable)."""
 
     modality: str
     scan: int

@@ -27,7 +27,7 @@ class Blob:
 
 @dataclass
 class Section:
-    """One scan line of a right eye (nasal is +x). Thicknesses are micrometres, one value a column."""
+    """One scan line of a right eye (nasal is +x); micrometres, one value a column."""
 
     x: Line  # [columns] mm from the fovea
     bruch: Line  # depth of Bruch's membrane below the top of the picture
@@ -52,9 +52,9 @@ class Section:
     blobs: list[Blob] = field(default_factory=list)
 
     def hump(self, centre: float, half_width: float, power: float = 2.0) -> Line:
-        """A smooth hump of height 1 along the scan; higher powers have flatter tops and steeper sides."""
+        """A smooth hump of height 1; a higher power has a flatter top and steeper sides."""
         away = np.abs((self.x - np.float32(centre)) / np.float32(half_width))
-        return np.exp(-(away ** np.float32(power))).astype(np.float32)
+        return np.asarray(np.exp(-(away ** np.float32(power))), dtype=np.float32)
 
     def dome(self, centre: float, half_width: float) -> Line:
         """A lens-shaped elevation of height 1 that meets the ground at a finite angle."""

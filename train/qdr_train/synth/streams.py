@@ -1,8 +1,9 @@
-"""Named random streams: every stage of every image draws from its own, so adding a sign moves nothing else."""
+"""Named random streams: every stage of every image has its own, so a sign moves nothing else."""
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,11 +23,24 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *keys])))
 
 
+@dataclass(frozen=True)
+class EyeStreams:
+    """The streams of one eye."""
+
+    seed: int
+    patient: int
+    side: str
+
+    def open(self, *path: int | str) -> np.random.Generator:
+        """Open one stream of this eye by stage name, or by exposure number and stage name."""
+        return stream(self.seed, self.patient, self.side, *path)
+
+
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """Draw one float in [low, high)."""
     return float(rng.uniform(low, high))
 
 
 def normal(rng: np.random.Generator, mean: float, sigma: float, clip: float = 2.0) -> float:
-    """Draw one normal value, clipped at `clip` sigmas so that no eye leaves what is anatomically possible."""
+    """Draw one normal value, clipped at `clip` sigmas: no eye leaves what anatomy allows."""
     return mean + sigma * float(np.clip(rng.standard_normal(), -clip, clip))

@@ -33,12 +33,12 @@ def grow_tree(rng: np.random.Generator, disc: tuple[float, float], calibre: floa
         Vessels from large to small; arteries and veins of the four arcades with their branches.
     """
     tree: list[Vessel] = []
-    reach = {-1: normal(rng, 2.0, 0.16), 1: normal(rng, 2.0, 0.16)}
-    wander = abs(normal(rng, 0.13, 0.06))
+    reach = {-1: normal(rng, 10.0, 1.2), 1: normal(rng, 10.0, 1.2)}
+    wander = abs(normal(rng, 0.24, 0.09))
     for up in (-1, 1):
         for vein in (True, False):
-            width = calibre * (uniform(rng, 0.44, 0.56) if vein else uniform(rng, 0.33, 0.40))
-            spread = reach[up] * (1.0 + (0.07 if vein else -0.06) + normal(rng, 0.0, 0.04))
+            width = calibre * (uniform(rng, 0.37, 0.48) if vein else uniform(rng, 0.27, 0.34))
+            spread = reach[up] * (1.0 + (0.05 if vein else -0.07) + normal(rng, 0.0, 0.09))
             main = _temporal(rng, disc, up, spread, width, wander, vein)
             tree.append(main)
             tree += _branches(rng, main, up, depth=0)
@@ -57,13 +57,13 @@ def _wobble(rng: np.random.Generator, count: int, amplitude: float, step: float)
     for _ in range(3):
         wavelength = uniform(rng, 3.0, 9.0)
         total += np.sin(2 * np.pi * (along / wavelength + rng.random())) * rng.random()
-    return amplitude * total * np.minimum(1.0, along / 3.0)
+    return np.asarray(amplitude * total * np.minimum(1.0, along / 3.0))
 
 
 def _displace(points: Float, shift: Float) -> Float:
     tangent = np.gradient(points, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
-    return points + shift[:, None] * np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
+    return np.asarray(points + shift[:, None] * np.stack([-tangent[:, 1], tangent[:, 0]], axis=1))
 
 
 def _temporal(
@@ -78,10 +78,10 @@ def _temporal(
     count = 64
     along = np.linspace(0.0, 1.0, count)
     run = uniform(rng, 33.0, 40.0) * along**1.6
-    # The arcades are close to a parabola with its vertex on the disc; past the fovea they bend
-    # back towards the horizontal raphe.
-    bend = 1.0 - uniform(rng, 0.10, 0.24) * (run / 30.0) ** 2
-    rise = spread * np.sqrt(run) * bend
+    # The arcades leave the disc steeply, run around the macula and bend back towards the
+    # horizontal raphe beyond it.
+    bend = 1.0 - uniform(rng, -0.15, 0.75) * (run / 30.0) ** 2
+    rise = spread * np.tanh((run / uniform(rng, 5.5, 8.5)) ** 0.72) * bend
     start_x = disc[0] + normal(rng, 0.5, 0.3)
     points = np.stack([start_x - run, disc[1] * (1 - along) + up * rise], axis=1)
     points = _displace(points, _wobble(rng, count, wander * (1.0 if vein else 1.25), 0.7))
@@ -109,17 +109,15 @@ def _walk(
 ) -> Float:
     angles = heading + np.cumsum(np.broadcast_to(turn, (count,)))
     moves = step * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return (
-        np.asarray(start)[None]
-        + np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)])[:count]
-    )
+    path = np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)])
+    return np.asarray(np.asarray(start)[None] + path[:count])
 
 
 def _branches(rng: np.random.Generator, main: Vessel, up: int, depth: int) -> list[Vessel]:
     found: list[Vessel] = []
     count = len(main.points)
-    gap = 5.5 if depth == 0 else 8.0
-    place = 7.0 + float(rng.random()) * gap
+    gap = 8.0 if depth == 0 else 12.0
+    place = 6.0 + float(rng.random()) * gap
     outward = bool(rng.random() < 0.5)
     while place < count - 6:
         index = int(place)
@@ -127,11 +125,14 @@ def _branches(rng: np.random.Generator, main: Vessel, up: int, depth: int) -> li
         heading = float(np.arctan2(direction[1], direction[0]))
         parent = float(main.widths[index])
         side = 1.0 if outward else -1.0
-        angle = np.deg2rad(uniform(rng, 28.0, 62.0))
         # For a vessel that runs temporally above the fovea, outward is a turn to the right.
-        heading += side * (-up) * (-1.0 if direction[0] < 0 else 1.0) * -angle
-        length = int(rng.integers(12, 34)) if depth == 0 else int(rng.integers(8, 18))
-        bend = np.deg2rad(normal(rng, 0.0, 1.2)) + np.deg2rad(2.2) * _wobble(rng, length, 1.0, 0.5)
+        turn = side * (-up) * (1.0 if direction[0] < 0 else -1.0)
+        heading += turn * np.deg2rad(uniform(rng, 24.0, 58.0))
+        length = int(rng.integers(18, 46)) if depth == 0 else int(rng.integers(8, 22))
+        # Branches straighten back along their parent, and wander.
+        bend = -turn * np.deg2rad(uniform(rng, -0.9, 1.5)) + np.deg2rad(7.0) * _wobble(
+            rng, length, 1.0, 0.45
+        )
         points = _walk(
             (float(main.points[index, 0]), float(main.points[index, 1])),
             heading,
@@ -139,11 +140,11 @@ def _branches(rng: np.random.Generator, main: Vessel, up: int, depth: int) -> li
             length,
             0.45,
         )
-        points = _avoid_fovea(points)
+        points = _keep_half(_avoid_fovea(points), up)
         if len(points) >= 5:
-            width = parent * uniform(rng, 0.42, 0.72)
-            taper = np.linspace(1.0, 0.4, len(points))
-            branch = Vessel(points, np.maximum(width * taper, 0.05), main.vein)
+            width = parent * uniform(rng, 0.38, 0.78)
+            taper = np.linspace(1.0, 0.35, len(points))
+            branch = Vessel(points, np.maximum(width * taper, 0.04), main.vein)
             found.append(branch)
             if depth < 2:
                 found += _branches(rng, branch, up, depth + 1)
@@ -156,6 +157,12 @@ def _avoid_fovea(points: Float) -> Float:
     # No vessel enters the foveal avascular zone.
     near = np.flatnonzero(np.hypot(points[:, 0], points[:, 1]) < 1.6)
     return points[: int(near[0])] if len(near) else points
+
+
+def _keep_half(points: Float, up: int) -> Float:
+    # The halves of the temporal retina are drained apart: nothing crosses the horizontal raphe.
+    across = np.flatnonzero((points[:, 1] * up < 0.4) & (points[:, 0] < 11.0))
+    return points[: int(across[0])] if len(across) else points
 
 
 def _papillomacular(rng: np.random.Generator, disc: tuple[float, float], calibre: float) -> Vessel:

@@ -1,4 +1,4 @@
-"""Image files that carry their own declaration of being synthetic, written atomically and byte for byte repeatable."""
+"""Image files that declare themselves synthetic, written atomically and byte for byte alike."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def is_complete(path: Path) -> bool:
 
 
 def write_image(path: Path, data: bytes) -> None:
-    """Write by temporary file and rename. No fsync: an image can be drawn again, and is checked on resume."""
+    """Write by temporary file and rename; no fsync, as resuming checks and redraws an image."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
