@@ -1,0 +1,317 @@
+"""Ed25519 keys: who signed a bundle, and whose signatures this machine accepts.
+
+A key's id is the first 16 hexadecimal digits of the SHA-256 of its raw public key. Keys live under
+`$QDR_EDGE_HOME` (default `~/.config/qdr-edge`): `keys/` holds private ones, `trust/` public ones.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from qdr_edge.errors import OutputError, SignatureError
+from qdr_edge.files import atomic_write, sha256_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+KEY_ID_DIGITS: Final = 16
+SIGNATURE_BYTES: Final = 64
+MAX_KEY_FILE_BYTES: Final = 16 * 1024
+DEVELOPMENT_KEY_FILE: Final = "development.pem"
+
+
+def home() -> Path:
+    """The folder of this user's keys and settings."""
+    configured = os.environ.get("QDR_EDGE_HOME")
+    return Path(configured) if configured else Path.home() / ".config" / "qdr-edge"
+
+
+def key_id_of(raw_public_key: bytes) -> str:
+    """Key id of a raw 32-byte public key."""
+    return sha256_bytes(raw_public_key)[:KEY_ID_DIGITS]
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A raw Ed25519 public key, 32 bytes."""
+
+    raw: bytes
+
+    @property
+    def key_id(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the raw key."""
+        return key_id_of(self.raw)
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Whether `signature` over `message` was made by this key's private part."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    def to_pem(self) -> bytes:
+        """The key as SubjectPublicKeyInfo PEM."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return Ed25519PublicKey.from_public_bytes(self.raw).public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> PublicKey:
+        """Read a PEM file.
+
+        Raises:
+            SignatureError: the file is missing or holds no Ed25519 public key.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            PublicFormat,
+            load_pem_public_key,
+        )
+
+        try:
+            key = load_pem_public_key(_read_small(path))
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PublicKey):
+            raise SignatureError(
+                "not an Ed25519 public key",
+                where=str(path),
+                expected="a PEM file with BEGIN PUBLIC KEY",
+                fix="export it with `openssl pkey -in KEY -pubout`",
+            )
+        return cls(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """An Ed25519 private key that seals bundles."""
+
+    private: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """Make a fresh key from the operating system's randomness."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read an unencrypted PKCS#8 PEM file.
+
+        Raises:
+            SignatureError: missing, not an Ed25519 private key, or readable by other users.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        content = _read_small(path)
+        if path.stat().st_mode & 0o077:
+            raise SignatureError(
+                "private key can be read by other users",
+                where=str(path),
+                expected="file mode 0600",
+                fix=f"run `chmod 600 {path}`; replace the key if the machine is shared",
+            )
+        try:
+            key = load_pem_private_key(content, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise SignatureError(
+                "not an unencrypted Ed25519 private key",
+                where=str(path),
+                expected="a PEM file with BEGIN PRIVATE KEY",
+                fix="make one with `openssl genpkey -algorithm ed25519`",
+            )
+        return cls(key)
+
+    def save(self, path: Path) -> None:
+        """Write a PKCS#8 PEM file with mode 0600; an existing file is never replaced.
+
+        Raises:
+            OutputError: the file exists or cannot be written.
+        """
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+        )
+
+        pem = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(path, pem)
+
+    @property
+    def public(self) -> PublicKey:
+        """The public part."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return PublicKey(self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+    @property
+    def key_id(self) -> str:
+        """Key id of the public part."""
+        return self.public.key_id
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature; Ed25519 is deterministic, so equal input, equal bytes."""
+        return self.private.sign(message)
+
+
+@dataclass(frozen=True)
+class TrustStore:
+    """The public keys whose bundles are accepted, by key id."""
+
+    keys: Mapping[str, PublicKey]
+    origin: str = "explicit list"
+
+    @classmethod
+    def of(cls, *keys: PublicKey) -> TrustStore:
+        """A trust store of exactly these keys."""
+        return cls({key.key_id: key for key in keys})
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TrustStore:
+        """Read every `*.pem` in a folder; a missing folder trusts nobody.
+
+        Raises:
+            SignatureError: a file there is no Ed25519 public key.
+        """
+        paths = sorted(folder.glob("*.pem")) if folder.is_dir() else []
+        loaded = [PublicKey.load(path) for path in paths]
+        return cls({key.key_id: key for key in loaded}, str(folder))
+
+    @classmethod
+    def local(cls) -> TrustStore:
+        """This user's trust store."""
+        return cls.from_folder(trust_folder())
+
+    def get(self, key_id: str) -> PublicKey | None:
+        """The key of that id, or None."""
+        return self.keys.get(key_id)
+
+
+@dataclass(frozen=True)
+class DevelopmentKey:
+    """This user's own key for bundles that leave no workstation.
+
+    `created` is True when this very call made it: say so to the user.
+    """
+
+    key: SigningKey
+    path: Path
+    created: bool
+
+
+def trust_folder() -> Path:
+    """Where this user's trusted public keys lie."""
+    return home() / "trust"
+
+
+def trust(key: PublicKey) -> Path:
+    """Add a public key to this user's trust store and return its file."""
+    folder = trust_folder()
+    _make_folder(folder)
+    path = folder / f"{key.key_id}.pem"
+    atomic_write(path, key.to_pem())
+    return path
+
+
+def development_key() -> DevelopmentKey:
+    """Open this user's development key; made on first use and then trusted on this machine.
+
+    Raises:
+        SignatureError: the key file exists but is damaged or readable by others.
+        OutputError: the key cannot be written.
+    """
+    path = home() / "keys" / DEVELOPMENT_KEY_FILE
+    created = False
+    if not path.exists():
+        try:
+            SigningKey.generate().save(path)
+            created = True
+        except OutputError:
+            # Another process may have made it between the look and the write: then use its key.
+            if not path.exists():
+                raise
+    key = SigningKey.load(path)
+    if created or not (trust_folder() / f"{key.key_id}.pem").exists():
+        trust(key.public)
+    return DevelopmentKey(key, path, created)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a secret with mode 0600, whole or not at all, never over an existing file.
+
+    Raises:
+        OutputError: the file exists or cannot be written.
+    """
+    _make_folder(path.parent)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        # A hard link fails if the name exists; rename would silently replace a key.
+        os.link(temporary, path)
+    except OSError as error:
+        exists = isinstance(error, FileExistsError)
+        raise OutputError(
+            "a secret exists here already" if exists else f"cannot write: {error.strerror}",
+            where=str(path),
+            expected="a free name in a writable folder",
+            fix="choose another name, or move the old file away first",
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make folder: {error.strerror}",
+            where=str(folder),
+            expected="a writable place for keys",
+            fix="set QDR_EDGE_HOME to a folder you may write to",
+        ) from error
+
+
+def _read_small(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            content = handle.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise SignatureError(
+            f"cannot read key: {error.strerror}",
+            where=str(path),
+            expected="a readable PEM file",
+            fix="check the path",
+        ) from error
+    if len(content) > MAX_KEY_FILE_BYTES:
+        raise SignatureError(
+            "too large for a key",
+            where=str(path),
+            expected=f"a PEM file of at most {MAX_KEY_FILE_BYTES} bytes",
+            fix="check the path",
+        )
+    return content
