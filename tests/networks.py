@@ -1,0 +1,233 @@
+"""Small quantized checkpoints with random weights, one for each family of students.
+
+Scales are calibrated on random images so that the codes use their range: a network whose
+activations are all 0 or all saturated would prove nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdr_edge.checkpoint import Checkpoint
+from qdr_edge.graph import INPUT, SCALE_KEEPING, Graph, Node
+from qdr_edge.labels import LabelSet
+from qdr_edge.preprocess import PreprocessSpec
+from qdr_edge.scheme import EXACT, QuantScheme
+
+SIZE = 64
+LABELS = LabelSet.custom(("NOR", "AMD", "DR", "RVO"), "test")
+
+
+class Sketch:
+    """Collects nodes and random weights."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, NDArray[np.float32]] = {}
+        self.channels: dict[str, int] = {INPUT: 3}
+
+    def conv(
+        self,
+        name: str,
+        x: str,
+        out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = False,
+    ) -> str:
+        attrs = {
+            "stride": (stride, stride),
+            "padding": (kernel // 2, kernel // 2),
+            "dilation": (1, 1),
+            "groups": groups,
+        }
+        self._weights(name, (out, self.channels[x] // groups, kernel, kernel))
+        return self._append(Node(name, "conv", (x,), attrs, "relu" if relu else ""), out)
+
+    def linear(self, name: str, x: str, out: int) -> str:
+        self._weights(name, (out, self.channels[x]))
+        return self._append(Node(name, "linear", (x,), {}), out)
+
+    def op(self, name: str, op: str, *inputs: str, relu: bool = False, **attrs: object) -> str:
+        node = Node(name, op, inputs, attrs, "relu" if relu else "")  # type: ignore[arg-type]
+        return self._append(node, self.channels[inputs[0]])
+
+    def _append(self, node: Node, channels: int) -> str:
+        self.nodes.append(node)
+        self.channels[node.name] = channels
+        return node.name
+
+    def _weights(self, name: str, shape: tuple[int, ...]) -> None:
+        fan_in = int(np.prod(shape[1:]))
+        weight = self.random.normal(0, np.sqrt(2 / fan_in), shape)
+        # Channels of different size: per-channel scales must matter.
+        weight *= self.random.uniform(0.3, 2.0, (shape[0], *[1] * (len(shape) - 1)))
+        self.tensors[f"{name}.weight"] = weight.astype(np.float32)
+        self.tensors[f"{name}.bias"] = self.random.normal(0, 0.2, shape[0]).astype(np.float32)
+
+
+def resnet(seed: int = 0) -> Sketch:
+    """Residual blocks, strided and identity, max pooling."""
+    s = Sketch(seed)
+    x = s.conv("stem", INPUT, 16, 7, stride=2, relu=True)
+    x = s.op("pool", "max_pool", x, kernel=(3, 3), stride=(2, 2), padding=(1, 1))
+    for index, (out, stride) in enumerate([(16, 1), (32, 2), (48, 2)]):
+        short = s.conv(f"b{index}.d", x, out, 1, stride=stride) if stride > 1 else x
+        y = s.conv(f"b{index}.1", x, out, 3, stride=stride, relu=True)
+        y = s.conv(f"b{index}.2", y, out, 3)
+        x = s.op(f"b{index}.add", "add", y, short, relu=True)
+    return _head(s, x)
+
+
+def mobilenet(seed: int = 0) -> Sketch:
+    """Depthwise convolutions, squeeze-excite, hardswish, hardsigmoid, linear bottlenecks."""
+    s = Sketch(seed)
+    x = s.op("stem.h", "hardswish", s.conv("stem", INPUT, 16, 3, stride=2))
+    for index, (wide, stride) in enumerate([(48, 1), (40, 2)]):
+        b = f"b{index}"
+        y = s.op(f"{b}.h", "hardswish", s.conv(f"{b}.e", x, wide, 1))
+        y = s.conv(f"{b}.w", y, wide, 5, stride=stride, groups=wide)
+        y = s.op(f"{b}.h2", "hardswish", y)
+        g = s.conv(f"{b}.s1", s.op(f"{b}.g", "global_avg_pool", y), 8, 1, relu=True)
+        g = s.op(f"{b}.sig", "hardsigmoid", s.conv(f"{b}.s2", g, wide, 1))
+        y = s.conv(f"{b}.p", s.op(f"{b}.m", "mul", y, g), 16, 1)
+        x = s.op(f"{b}.add", "add", y, x) if stride == 1 else y
+    return _head(s, s.op("last.h", "hardswish", s.conv("last", x, 32, 1)))
+
+
+def student(seed: int = 0) -> Sketch:
+    """Dense convolutions and ReLU, few adds, no max pooling; one grouped convolution."""
+    s = Sketch(seed)
+    x = s.conv("c0", INPUT, 16, 3, stride=2, relu=True)
+    x = s.conv("c1", x, 32, 3, stride=2, relu=True)
+    y = s.conv("c3", s.conv("c2", x, 32, 3, groups=2, relu=True), 32, 1)
+    x = s.op("a", "add", x, y, relu=True)
+    x = s.op("r", "relu", s.conv("c4", x, 48, 3, stride=2))
+    return _head(s, x)
+
+
+def _head(s: Sketch, x: str) -> Sketch:
+    x = s.op("flat", "flatten", s.op("gap", "global_avg_pool", x))
+    s.linear("fc", x, len(LABELS))
+    return s
+
+
+FAMILIES: dict[str, Callable[[int], Sketch]] = {
+    "resnet": resnet,
+    "mobilenet": mobilenet,
+    "student": student,
+}
+
+
+def checkpoint(
+    family: str,
+    seed: int = 0,
+    *,
+    scheme: QuantScheme | None = EXACT,
+    size: int = SIZE,
+    modality: str = "fundus",
+    labels: LabelSet = LABELS,
+) -> Checkpoint:
+    """A checkpoint of a family, with scales calibrated on random images."""
+    return from_sketch(
+        FAMILIES[family](seed), family, scheme=scheme, size=size, modality=modality, labels=labels
+    )
+
+
+def from_sketch(
+    s: Sketch,
+    name: str = "net",
+    *,
+    scheme: QuantScheme | None = EXACT,
+    size: int = SIZE,
+    modality: str = "fundus",
+    labels: LabelSet = LABELS,
+) -> Checkpoint:
+    """A checkpoint of a sketch; see `checkpoint`."""
+    nodes, tensors = s.nodes, dict(s.tensors)
+    if scheme is not None:
+        nodes = _calibrated(s, size, scheme)
+        for node in nodes:
+            if node.op in ("conv", "linear"):
+                weight = np.abs(tensors[f"{node.name}.weight"].reshape(s.channels[node.name], -1))
+                tensors[f"{node.name}.weight_scale"] = _scale(
+                    weight.max(axis=1), scheme.weight_qmax, scheme
+                )
+    return Checkpoint(
+        name=f"test-{name}",
+        role="student" if scheme else "teacher",
+        modality=modality,
+        synthetic=True,
+        model={"name": name},
+        labels=labels,
+        preprocess=PreprocessSpec(modality=modality, size=size),
+        scheme=scheme,
+        graph=Graph(tuple(nodes)),
+        tensors=tensors,
+        provenance={"recipe_sha256": "0" * 64, "seed": 0},
+    )
+
+
+def images(count: int, size: int = SIZE, seed: int = 1) -> NDArray[np.uint8]:
+    """Random images with structure at two scales: uint8 [N, 3, S, S]."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 200, (count, 3, size // 8, size // 8))
+    fine = random.integers(0, 56, (count, 3, size, size))
+    return (coarse.repeat(8, 2).repeat(8, 3) + fine).astype(np.uint8)
+
+
+def _scale(largest: NDArray[np.float32], qmax: int, scheme: QuantScheme) -> NDArray[np.float32]:
+    scale = np.maximum(largest, 1e-6) / qmax
+    if scheme.power_of_two:
+        scale = 2.0 ** np.ceil(np.log2(scale))
+    return scale.astype(np.float32)
+
+
+def _calibrated(s: Sketch, size: int, scheme: QuantScheme) -> list[Node]:
+    from qdr_export.float_twin import build_float_twin
+    from qdr_export.onnx_graph import GraphView
+
+    twin = build_float_twin(from_sketch(s, scheme=None, size=size))
+    view = GraphView(twin)
+    ranges = _float_ranges(view, images(4, size))
+    nodes: list[Node] = []
+    scales: dict[str, float | None] = {}
+    for node in s.nodes:
+        if node is s.nodes[-1]:
+            scale = None
+        elif node.op in SCALE_KEEPING:
+            scale = scales[node.inputs[0]]
+        else:
+            real = f"{node.name}:r" if node.activation else node.name
+            # Three quarters of the range: some codes saturate, as in a trained network.
+            scale = float(_scale(np.float32(0.75 * ranges[real]), 127, scheme))  # type: ignore[arg-type]
+        scales[node.name] = scale
+        nodes.append(replace(node, scale=scale))
+    return nodes
+
+
+def _float_ranges(view: object, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = view.model  # type: ignore[attr-defined]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    names = [o for n in model.graph.node for o in n.output]
+    del probe.graph.output[:]
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
+    )
+    run = ReferenceEvaluator(probe)
+    largest = dict.fromkeys(names, 0.0)
+    for image in pixels:
+        for name, value in zip(names, run.run(None, {INPUT: image[None]}), strict=True):
+            largest[name] = max(largest[name], float(np.abs(value).max()))
+    return largest
