@@ -1,0 +1,335 @@
+"""Quantization-aware training, and what comes out of it.
+
+The only file that touches `torch.ao.quantization`, which torch has announced it will remove: moving
+to its successor is a change of this file. A prepared network computes with fake quantization from
+its first step; `reference_form` is the network that ships, with BatchNorm folded and every number
+an integer, and every validation figure comes from it.
+
+Source of the scheme: `qdr_edge.scheme`; of the integer semantics: docs/checkpoint.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.ao.nn.intrinsic as nni
+import torch.ao.nn.intrinsic.qat as nniqat
+import torch.ao.nn.qat as nnqat
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.ao import quantization
+
+from qdr_edge.errors import CheckpointError
+from qdr_edge.graph import Graph
+from qdr_edge.scheme import INPUT_SCALE, QuantScheme
+from qdr_train.models.blocks import Classifier, Elementwise, Input
+from qdr_train.network import Network, accumulator_bounds, trace
+from qdr_train.quantized_modules import (
+    ExactElementwise,
+    FoldedConv2d,
+    FoldedLayer,
+    Requantize,
+    WeightQuantization,
+)
+
+tq: Any = quantization  # most of it carries no types
+
+# A channel whose weights are this much smaller than its layer's largest moves its output by less
+# than one step, and a scale of its own would only blow its bias up past what a sum can hold.
+_CHANNEL_SCALE_RANGE = 2.0**-8
+_SMALLEST_SCALE = 2.0**-20  # a dead layer's
+
+_QAT_LAYERS = (
+    nniqat.ConvBn2d,
+    nniqat.ConvBnReLU2d,
+    nniqat.ConvReLU2d,
+    nnqat.Conv2d,
+    nnqat.Linear,
+)
+_BN_LAYERS = (nniqat.ConvBn2d, nniqat.ConvBnReLU2d)
+_RELU_LAYERS = (
+    nniqat.ConvBnReLU2d,
+    nniqat.ConvReLU2d,
+    nniqat.LinearReLU,
+    nni.ConvReLU2d,
+    nni.LinearReLU,
+)
+
+
+def power_of_two_above(scale: Tensor) -> Tensor:
+    """The smallest power of two that is at least `scale`, exactly (no logarithm is rounded)."""
+    mantissa, exponent = torch.frexp(scale)
+    exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
+    return torch.ldexp(torch.ones_like(scale), exponent)
+
+
+class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
+    """The observed range of an activation, as a scale of the scheme."""
+
+    def __init__(self, *, power_of_two: bool, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.power_of_two = power_of_two
+
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()
+        scale = scale.clamp(min=_SMALLEST_SCALE)
+        return power_of_two_above(scale) if self.power_of_two else scale, zero_point
+
+
+class _WeightObserver(quantization.MovingAveragePerChannelMinMaxObserver):
+    """The current range of each channel's weights, as a scale of the scheme."""
+
+    def __init__(self, *, power_of_two: bool, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.power_of_two = power_of_two
+
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()
+        floor = max(float(scale.max()) * _CHANNEL_SCALE_RANGE, _SMALLEST_SCALE)
+        scale = scale.clamp(min=floor)
+        return power_of_two_above(scale) if self.power_of_two else scale, zero_point
+
+
+class _FakeQuantizeInput(nn.Module):
+    """The input's fixed grid: step 2**-6, so that its code is pixel − 128."""
+
+    def __init__(self, scheme: QuantScheme) -> None:
+        super().__init__()
+        self.range = (scheme.activation_qmin, scheme.activation_qmax)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(x, INPUT_SCALE, 0, *self.range)
+
+
+def prepare_qat(model: nn.Module, scheme: QuantScheme) -> Classifier:
+    """A copy of a float network that trains with fake quantization.
+
+    Args:
+        model: A network of `qdr_train.models`, freshly made or trained in float.
+        scheme: The numeric policy to train under.
+
+    Returns:
+        The prepared network in training mode: all observers on, BatchNorm live.
+    """
+    activation = tq.FakeQuantize.with_args(
+        observer=_ActivationObserver,
+        power_of_two=scheme.power_of_two,
+        averaging_constant=0.1,
+        quant_min=scheme.activation_qmin,
+        quant_max=scheme.activation_qmax,
+        dtype=torch.qint8,
+        qscheme=torch.per_tensor_symmetric,
+    )
+    weight = tq.FakeQuantize.with_args(
+        observer=_WeightObserver,
+        power_of_two=scheme.power_of_two,
+        averaging_constant=1.0,
+        quant_min=-scheme.weight_qmax,
+        quant_max=scheme.weight_qmax,
+        dtype=torch.qint8,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+    )
+    prepared = cast(Any, copy.deepcopy(model).train())
+    with _deprecation_known():
+        groups = list(_fusion_groups(prepared))
+        prepared = tq.fuse_modules_qat(prepared, groups) if groups else prepared
+        prepared.qconfig = tq.QConfig(activation=activation, weight=weight)
+        prepared.dropout.qconfig = None
+        # Logits stay float: a decision threshold must not sit on an int8 grid.
+        prepared.head.qconfig = tq.QConfig(activation=nn.Identity, weight=weight)
+        prepared = tq.prepare_qat(prepared)
+        for module in prepared.modules():
+            # torch.ao leaves pooling and our own modules alone, and their consumers would be float.
+            if isinstance(module, Input):
+                module.output_quantizer = _FakeQuantizeInput(scheme)
+            elif isinstance(module, Elementwise):
+                module.output_quantizer = activation()
+    prepared.scheme = scheme
+    return cast(Classifier, prepared)
+
+
+def set_phase(
+    model: nn.Module, *, observers: bool, bn_frozen: bool, fake_quant: bool = True
+) -> None:
+    """Set what a prepared network adapts. Training mode is the caller's, by `train` and `eval`.
+
+    Args:
+        model: A prepared network.
+        observers: Scales follow the data; off near the end and in every evaluation.
+        bn_frozen: BatchNorm uses its running statistics, so that folding it changes nothing.
+        fake_quant: Off evaluates the same weights in float.
+    """
+    with _deprecation_known():
+        model.apply(tq.enable_observer if observers else tq.disable_observer)
+        model.apply(tq.enable_fake_quant if fake_quant else tq.disable_fake_quant)
+        model.apply(nniqat.freeze_bn_stats if bn_frozen else nniqat.update_bn_stats)
+
+
+def is_prepared(model: nn.Module) -> bool:
+    """Whether a network came from `prepare_qat`."""
+    return isinstance(getattr(model, "scheme", None), QuantScheme)
+
+
+def reference_form(prepared: nn.Module) -> nn.Module:
+    """What ships, in torch: BatchNorm folded, weights and bias integers, exact sums.
+
+    Args:
+        prepared: A network from `prepare_qat` that has seen data; it is left as it is.
+
+    Returns:
+        A network in eval mode with the interface of a Classifier.
+
+    Raises:
+        CheckpointError: A scale was never observed, or a sum would not fit int32.
+    """
+    folded, network = _folded(prepared, quantized=True)
+    scales = {node.name: node.scale for node in network.graph.nodes}
+    for node in network.graph.nodes:
+        if node.name in network.layers:
+            network.layers[node.name].connect(scales.get(node.inputs[0]) or INPUT_SCALE)
+    return folded
+
+
+def float_form(model: nn.Module) -> nn.Module:
+    """The same weights with BatchNorm folded and no quantization, in eval mode."""
+    return _folded(model, quantized=False)[0]
+
+
+def to_network(model: nn.Module) -> tuple[Graph, Mapping[str, NDArray[np.float32]]]:
+    """The graph and tensors of a checkpoint.
+
+    Args:
+        model: A prepared network (gives a quantized graph) or a float one (no scales).
+
+    Raises:
+        CheckpointError: A scale was never observed, or a sum would not fit int32.
+    """
+    network = _folded(model, quantized=is_prepared(model))[1]
+    return network.graph, network.tensors
+
+
+def _folded(model: nn.Module, *, quantized: bool) -> tuple[nn.Module, Network]:
+    with _deprecation_known(), torch.no_grad():
+        folded = copy.deepcopy(model).eval()
+        if not is_prepared(model):
+            groups = list(_fusion_groups(folded))
+            folded = tq.fuse_modules(folded, groups) if groups else folded
+        scheme = cast(Any, model).scheme if quantized else None
+        _replace_children(folded, scheme, prefix="")
+        folded = folded.eval()
+    network = trace(folded)
+    if scheme is not None:
+        accumulator_bounds(network.graph, network.tensors, scheme)
+    return folded, network
+
+
+def _replace_children(parent: nn.Module, scheme: QuantScheme | None, prefix: str) -> None:
+    for name, child in list(parent.named_children()):
+        where = f"{prefix}{name}"
+        if isinstance(child, (*_QAT_LAYERS, nni.ConvReLU2d, nni.LinearReLU, nn.Conv2d, nn.Linear)):
+            setattr(parent, name, _fold_layer(child, scheme, where))
+        elif isinstance(child, Elementwise):
+            if scheme is None:
+                child.output_quantizer = nn.Identity()
+                continue
+            grid = _requantize(child.output_quantizer, scheme, where)
+            if grid is None:
+                raise CheckpointError("output is not quantized", where=where)
+            setattr(parent, name, ExactElementwise(child.op, relu=child.relu, requantize=grid))
+        else:
+            _replace_children(child, scheme, f"{where}.")
+
+
+def _fold_layer(layer: Any, scheme: QuantScheme | None, where: str) -> FoldedLayer:
+    inner = layer[0] if isinstance(layer, (nni.ConvReLU2d, nni.LinearReLU)) else layer
+    weight = inner.weight.detach().clone()
+    bias = torch.zeros(len(weight)) if inner.bias is None else inner.bias.detach().clone()
+    if type(layer) in _BN_LAYERS:
+        # The same operations in the same order as in training, or a weight on the border between
+        # two codes could change sides.
+        bn: Any = layer.bn
+        factor = (bn.weight / torch.sqrt(bn.running_var + bn.eps)).detach()
+        weight = weight * factor.reshape(-1, 1, 1, 1)
+        bias = ((bias.to(factor) - bn.running_mean) * factor + bn.bias).detach()
+    options: dict[str, Any] = {
+        "relu": isinstance(layer, _RELU_LAYERS),
+        "quantization": None,
+        "requantize": None,
+    }
+    if scheme is not None:
+        scale = layer.weight_fake_quant.scale.detach().clone()
+        if scale.shape != (len(weight),):
+            raise _never_observed(where)
+        options["quantization"] = WeightQuantization(scale.to(torch.float32), scheme)
+        options["requantize"] = _requantize(layer.activation_post_process, scheme, where)
+    if not isinstance(inner, nn.Conv2d):
+        return FoldedLayer(weight, bias, **options)
+    return FoldedConv2d(
+        weight,
+        bias,
+        stride=cast(tuple[int, int], inner.stride),
+        padding=cast(tuple[int, int], inner.padding),
+        dilation=cast(tuple[int, int], inner.dilation),
+        groups=inner.groups,
+        **options,
+    )
+
+
+def _requantize(quantizer: nn.Module, scheme: QuantScheme, where: str) -> Requantize | None:
+    """The grid a fake quantizer has learnt; None where the output is float."""
+    if isinstance(quantizer, nn.Identity):
+        return None
+    if isinstance(quantizer, _FakeQuantizeInput):
+        return Requantize(INPUT_SCALE, scheme)
+    observer = cast(Any, quantizer).activation_post_process
+    if not bool(torch.isfinite(observer.max_val).all()):
+        raise _never_observed(where)
+    return Requantize(float(cast(Tensor, quantizer.scale)), scheme)
+
+
+def _never_observed(where: str) -> CheckpointError:
+    return CheckpointError(
+        "no data passed here, so it has no scale",
+        where=where,
+        expected="a prepared network that ran with observers on",
+        fix="train at least one step",
+    )
+
+
+def _fusion_groups(model: nn.Module) -> Iterator[list[str]]:
+    """Names of conv, BatchNorm and ReLU modules that become one operator."""
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for group in getattr(module, "fuse", ()):
+            yield [f"{dot}{name}" for name in group]
+        if not isinstance(module, nn.Sequential):
+            continue
+        group = []
+        for name, child in module.named_children():
+            starts = isinstance(child, nn.Conv2d)
+            continues = bool(group) and isinstance(child, (nn.BatchNorm2d, nn.ReLU))
+            if not continues:
+                if len(group) > 1:
+                    yield group
+                group = []
+            if starts or continues:
+                group.append(f"{dot}{name}")
+        if len(group) > 1:
+            yield group
+
+
+@contextmanager
+def _deprecation_known() -> Iterator[None]:
+    """Silence the one warning this file is the answer to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=r"torch\.ao\.quantization is deprecated", category=DeprecationWarning
+        )
+        yield

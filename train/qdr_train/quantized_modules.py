@@ -1,0 +1,189 @@
+"""The folded network: BatchNorm gone, weights as codes, every output on its int8 grid.
+
+These modules compute what an integer device computes (docs/checkpoint.md, "Integer semantics"):
+accumulators are exact integers held in floating point, the bias is an integer on the grid of the
+products, and one requantization (round half to even, saturate) follows each operator. Run the
+reference on the CPU: a GPU may pick a convolution algorithm that is not exact.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdr_edge.scheme import QuantScheme
+
+EXACT_FLOAT32 = 2**24
+"""Below it every integer is a float32, so a float32 convolution of codes is exact."""
+
+
+class Requantize(nn.Module):
+    """Rounds to the int8 grid and saturates: what a stored activation is.
+
+    Args:
+        scale: Real value of one step.
+        scheme: Gives the range of codes.
+    """
+
+    def __init__(self, scale: float, scheme: QuantScheme) -> None:
+        super().__init__()
+        self.scale = scale
+        self.qmin = scheme.activation_qmin
+        self.qmax = scheme.activation_qmax
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = torch.round(x / self.scale).clamp(self.qmin, self.qmax)
+        return (codes * self.scale).to(torch.float32)
+
+
+class WeightQuantization:
+    """How a weight becomes codes.
+
+    Args:
+        scale: Real value of one step per output channel, float32 [Cout], above 0.
+        scheme: Gives the largest code and whether scales are powers of two.
+    """
+
+    def __init__(self, scale: Tensor, scheme: QuantScheme) -> None:
+        self.scale = scale
+        self.qmax = scheme.weight_qmax
+        self.power_of_two = scheme.power_of_two
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Integer codes of a weight [Cout, ...], as float32."""
+        scale = self.scale.view(-1, *[1] * (weight.ndim - 1))
+        return torch.round(weight / scale).clamp(-self.qmax, self.qmax)
+
+
+class FoldedLayer(nn.Module):
+    """A convolution or linear layer with its ReLU and requantization.
+
+    Args:
+        weight: Folded weight, float32 [Cout, ...].
+        bias: Folded bias, float32 [Cout].
+        relu: A ReLU follows.
+        quantization: None for a float layer.
+        requantize: The output's grid; None for a float output.
+    """
+
+    op = "linear"
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        relu: bool,
+        quantization: WeightQuantization | None,
+        requantize: Requantize | None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.relu = relu
+        self.quantization = quantization
+        self.output_quantizer: nn.Module = requantize or nn.Identity()
+        self.input_scale: float | None = None
+
+    def connect(self, input_scale: float) -> None:
+        """Tell the layer its input's scale and store weight and bias as integer codes."""
+        quantization = self.quantization
+        if quantization is None:
+            raise RuntimeError("a float layer has no integer form")
+        codes = quantization.codes(self.weight)
+        accumulator_scale = quantization.scale.double() * input_scale
+        bias_codes = torch.round(self.bias.double() / accumulator_scale)
+        bound = codes.double().abs().flatten(1).sum(1) * 128 + bias_codes.abs()
+        # Free scales need float64 for the products that follow, and very wide layers for the sum.
+        exact = quantization.power_of_two and float(bound.max()) < EXACT_FLOAT32
+        dtype = torch.float32 if exact else torch.float64
+        self.register_buffer("weight_codes", codes.to(dtype))
+        self.register_buffer("bias_codes", bias_codes.to(dtype))
+        self.register_buffer("accumulator_scale", accumulator_scale.to(dtype))
+        self.input_scale = input_scale
+
+    def accumulate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The layer's sum of products."""
+        return F.linear(x, weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.quantization is None:
+            y = self.accumulate(x, self.weight, self.bias)
+        else:
+            if self.input_scale is None:
+                raise RuntimeError("connect() every layer before running the reference")
+            weight = self.get_buffer("weight_codes")
+            scale = self.get_buffer("accumulator_scale")
+            codes = torch.round(x / self.input_scale).to(weight.dtype)
+            total = self.accumulate(codes, weight, self.get_buffer("bias_codes"))
+            y = total * scale.view(-1, *[1] * (total.ndim - 2))
+        if self.relu:
+            y = torch.relu(y)
+        result: Tensor = self.output_quantizer(y)
+        return result.to(torch.float32)
+
+
+class FoldedConv2d(FoldedLayer):
+    """A convolution, [N, Cin, H, W] -> [N, Cout, H', W']."""
+
+    op = "conv"
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        relu: bool,
+        quantization: WeightQuantization | None,
+        requantize: Requantize | None,
+    ) -> None:
+        super().__init__(weight, bias, relu=relu, quantization=quantization, requantize=requantize)
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+
+    def accumulate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The layer's sum of products; padding is the code 0."""
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ExactElementwise(nn.Module):
+    """Add, product, mean or hard activation on the exact real values, then one requantization.
+
+    Args:
+        op: Operator in the network graph.
+        relu: A ReLU follows.
+        requantize: The output's grid.
+    """
+
+    def __init__(self, op: str, *, relu: bool, requantize: Requantize) -> None:
+        super().__init__()
+        self.op = op
+        self.relu = relu
+        self.output_quantizer: nn.Module = requantize
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = inputs[0].double()
+        if self.op == "add":
+            y = x + inputs[1].double()
+        elif self.op == "mul":
+            y = x * inputs[1].double()
+        elif self.op == "global_avg_pool":
+            y = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+        elif self.op == "hardswish":
+            # One division of exact numerators, so that a tie in the real value is a tie here.
+            y = x * (x + 3).clamp(0, 6) / 6
+        elif self.op == "hardsigmoid":
+            y = (x + 3).clamp(0, 6) / 6
+        elif self.op == "input":
+            y = x
+        else:
+            raise RuntimeError(f"no exact form of {self.op}")
+        result: Tensor = self.output_quantizer(torch.relu(y) if self.relu else y)
+        return result
