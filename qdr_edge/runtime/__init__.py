@@ -1,0 +1,191 @@
+"""Runtimes behind one Protocol: open a verified model, turn pixels into logits.
+
+    backend        file              model
+    onnxruntime    onnxruntime.py    ONNX bytes
+    openvino       openvino.py       ONNX bytes
+    tensorrt       tensorrt.py       ONNX bytes with Q/DQ; the engine is built on the device
+    torch          torch.py          a Checkpoint (float network, for measurements)
+
+A vendor's library is imported in its own file only, and only when that backend is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from qdr_edge.errors import BackendError, CompatibilityError
+from qdr_edge.target import host, version_in
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qdr_edge.bundle import Bundle
+
+BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt", "torch")
+_EDGE_BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt")
+
+
+class Session(Protocol):
+    """An opened model. `infer` may be called from several threads."""
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend."""
+
+    @property
+    def version(self) -> str:
+        """Version of the runtime."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that one inference uses."""
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute logits, float32 [N, K], of images, uint8 [N, 3, S, S]."""
+
+    def close(self) -> None:
+        """Free the runtime's memory; the session cannot be used afterwards."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be used here; `install` is the command that would add it."""
+
+    ok: bool
+    version: str = ""
+    reason: str = ""
+    install: str = ""
+
+
+class _Backend(Protocol):
+    def availability(self) -> Availability: ...
+
+
+class _OnnxBackend(_Backend, Protocol):
+    open_onnx: Callable[[bytes, int, Mapping[str, str]], Session]
+
+
+def availability() -> dict[str, Availability]:
+    """Ask every backend whether it can run here."""
+    return {backend: _module(backend).availability() for backend in BACKENDS}
+
+
+def open_model(
+    backend: str, model: bytes, *, threads: int = 0, options: Mapping[str, str] | None = None
+) -> Session:
+    """Open ONNX bytes that were verified already.
+
+    Args:
+        backend: "onnxruntime", "openvino" or "tensorrt".
+        model: a self-contained ONNX file; it is checked before the runtime parses it.
+        threads: threads of one inference; 0 takes every core this process may use.
+        options: passed to the runtime, e.g. {"session.x64quantprecision": "1"}.
+
+    Raises:
+        BackendError: the backend is unknown, missing, or refuses the model.
+        BundleError: the model has external data, an operator that is not allowed, or wrong inputs.
+    """
+    from qdr_edge.runtime.onnx_check import check_onnx
+
+    if backend not in _EDGE_BACKENDS:
+        raise BackendError(
+            f"backend {backend!r} opens no ONNX model",
+            expected=f"one of {', '.join(_EDGE_BACKENDS)}",
+            fix="for a checkpoint in torch use qdr_edge.runtime.torch.open_checkpoint",
+        )
+    if threads < 0:
+        raise BackendError(
+            f"{threads} threads", expected="0 (every core) or more", fix="correct it"
+        )
+    check_onnx(model, where=f"model for {backend}")
+    module = cast("_OnnxBackend", _module(backend))
+    return module.open_onnx(model, threads or host().cores, options or {})
+
+
+def open_bundle(bundle: Bundle, target: str | None = None, threads: int = 0) -> Session:
+    """Open the artefact of a target, or of the first target this machine can run.
+
+    Raises:
+        CompatibilityError: the bundle has no artefact for the target, or none that runs here.
+        BackendError: the runtime is missing or refuses the model.
+    """
+    name = target if target is not None else choose_target(bundle)
+    artefact = bundle.artefact(name)
+    refusal = _refusal(bundle, name)
+    if refusal is not None:
+        raise refusal
+    return open_model(
+        artefact.backend, bundle.entries[artefact.entry], threads=threads, options=artefact.options
+    )
+
+
+def choose_target(bundle: Bundle) -> str:
+    """Return the first of the bundle's targets that this machine can run.
+
+    A GPU is preferred where there is one, then the runtime that every installation has.
+
+    Raises:
+        CompatibilityError: none can run here; the reason of each is given.
+    """
+    order = ("tensorrt", "onnxruntime", "openvino")
+    artefacts = bundle.manifest.artefacts
+    ranked = sorted(
+        (name for name, artefact in artefacts.items() if artefact.backend in order),
+        key=lambda name: (order.index(artefacts[name].backend), name),
+    )
+    reasons = []
+    for name in ranked:
+        refusal = _refusal(bundle, name)
+        if refusal is None:
+            return name
+        reasons.append(f"{name}: {refusal.what}")
+    raise CompatibilityError(
+        f"no artefact can run on this machine ({'; '.join(reasons) or 'none is known here'})",
+        where=bundle.name,
+        expected=f"a machine and runtime for one of {', '.join(sorted(artefacts))}",
+        fix="see `qdr-edge doctor`",
+    )
+
+
+def _refusal(bundle: Bundle, target: str) -> BackendError | CompatibilityError | None:
+    """Why a target cannot run here, or None."""
+    artefact = bundle.artefact(target)
+    if artefact.backend not in _EDGE_BACKENDS:
+        return CompatibilityError(
+            f"backend {artefact.backend!r} is not known",
+            where=f"{bundle.name}: target {target}",
+            expected=f"one of {', '.join(_EDGE_BACKENDS)}",
+            fix="update qdr-edge",
+        )
+    lacking = host().lacks(artefact.requires)
+    if lacking:
+        return CompatibilityError(
+            f"this machine has no {', '.join(lacking)}",
+            where=f"{bundle.name}: target {target}",
+            expected=f"a machine with {', '.join(artefact.requires)}",
+            fix="choose another target with --target",
+        )
+    here = _module(artefact.backend).availability()
+    if not here.ok:
+        return BackendError(
+            f"{artefact.backend} cannot be used: {here.reason}",
+            where=f"{bundle.name}: target {target}",
+            expected=f"{artefact.backend} {artefact.runtime}".strip(),
+            fix=f"run `{here.install}`" if here.install else "see `qdr-edge doctor`",
+        )
+    if not version_in(here.version, artefact.runtime):
+        return CompatibilityError(
+            f"{artefact.backend} {here.version} is outside the versions this was proven for",
+            where=f"{bundle.name}: target {target}",
+            expected=f"{artefact.backend} {artefact.runtime}",
+            fix="install such a version, or export again for this one",
+        )
+    return None
+
+
+def _module(backend: str) -> _Backend:
+    return cast("_Backend", importlib.import_module(f"qdr_edge.runtime.{backend}"))

@@ -1,0 +1,265 @@
+"""Look into an ONNX file before any runtime does: no external data, only allowed operators.
+
+A walk over the protobuf wire format in plain Python, so that a device needs no `onnx` package and
+no parser written for trusted input sees the bytes first. Field numbers are those of onnx.proto
+(ONNX 1.17, IR version 10 and 11).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from qdr_edge.errors import BundleError
+
+MAX_NODES: Final = 20_000
+MAX_DIMENSIONS: Final = 8
+MAX_TENSOR_ELEMENTS: Final = 1 << 28
+MAX_NAME_BYTES: Final = 1024
+
+_STANDARD: Final = """
+    Add AveragePool Cast Clip Concat Constant Conv ConvInteger DequantizeLinear Div Flatten Gemm
+    GlobalAveragePool HardSigmoid HardSwish Identity LeakyRelu MatMul MatMulInteger Max MaxPool Min
+    Mul QLinearConv QLinearMatMul QuantizeLinear ReduceMean Relu Reshape Sigmoid Squeeze Sub
+    Transpose Unsqueeze
+"""
+# What ONNX Runtime itself writes when it saves an optimized model.
+_MICROSOFT: Final = """
+    DequantizeLinear FusedConv FusedGemm QGemm QLinearAdd QLinearAveragePool QLinearConcat
+    QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearSigmoid QuantizeLinear
+"""
+ALLOWED: Final[Mapping[str, frozenset[str]]] = {
+    "": frozenset(_STANDARD.split()),
+    "com.microsoft": frozenset(_MICROSOFT.split()),
+}
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_UINT8: Final = 2
+_FLOAT: Final = 1
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """What the check saw. A dimension of 0 is not fixed."""
+
+    opsets: Mapping[str, int]
+    operators: Mapping[str, int]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Value:
+    name: str
+    data_type: int
+    shape: tuple[int, ...]
+
+
+def check_onnx(model: bytes, *, where: str = "model") -> OnnxFacts:
+    """Check that a model is self-contained, of allowed operators, uint8 image in, logits out.
+
+    Args:
+        model: the ONNX file.
+        where: what to call it in messages.
+
+    Returns:
+        What was seen.
+
+    Raises:
+        BundleError: anything else.
+    """
+    try:
+        return _check_model(memoryview(model), where)
+    except (IndexError, UnicodeDecodeError) as error:
+        raise _refused("not an ONNX file, or damaged", where) from error
+
+
+def _check_model(model: memoryview, where: str) -> OnnxFacts:
+    opsets: dict[str, int] = {}
+    graphs = []
+    for number, value in _fields(model, where):
+        if number == 7:
+            graphs.append(_bytes(value, where))
+        elif number == 8:
+            domain, version = _opset(_bytes(value, where), where)
+            opsets["" if domain == "ai.onnx" else domain] = version
+        elif number in (20, 25):
+            raise _refused("training information or local functions", where)
+    if len(graphs) != 1 or not opsets:
+        raise _refused("not an ONNX file with one graph and an operator set", where)
+    return _check_graph(graphs[0], opsets, where)
+
+
+def _check_graph(graph: memoryview, opsets: Mapping[str, int], where: str) -> OnnxFacts:
+    operators: Counter[str] = Counter()
+    inputs: list[_Value] = []
+    outputs: list[_Value] = []
+    initializers: set[str] = set()
+    for number, value in _fields(graph, where):
+        if number == 1:
+            operators[_check_node(_bytes(value, where), where)] += 1
+            if operators.total() > MAX_NODES:
+                raise _refused(f"more than {MAX_NODES} nodes", where)
+        elif number == 5:
+            initializers.add(_check_tensor(_bytes(value, where), where))
+        elif number == 11:
+            inputs.append(_value_info(_bytes(value, where), where))
+        elif number == 12:
+            outputs.append(_value_info(_bytes(value, where), where))
+        elif number == 15:
+            raise _refused("a sparse initializer", where)
+    images = [value for value in inputs if value.name not in initializers]
+    if len(images) != 1 or images[0].data_type != _UINT8:
+        raise _refused("its input is not one uint8 image tensor", where)
+    shape = images[0].shape
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] == 0:
+        raise _refused(f"its input has shape {list(shape)}, not [N, 3, S, S]", where)
+    if len(outputs) != 1 or outputs[0].data_type != _FLOAT:
+        raise _refused("its output is not one float32 tensor of logits", where)
+    return OnnxFacts(dict(opsets), dict(operators), shape, outputs[0].shape)
+
+
+def _check_node(node: memoryview, where: str) -> str:
+    operator = domain = ""
+    for number, value in _fields(node, where):
+        if number == 4:
+            operator = _text(value, where)
+        elif number == 7:
+            domain = _text(value, where)
+        elif number == 5:
+            _check_attribute(_bytes(value, where), where)
+        elif number == 8:
+            raise _refused("an overloaded function call", where)
+    domain = "" if domain == "ai.onnx" else domain
+    if operator not in ALLOWED.get(domain, ()):
+        name = f"{domain}.{operator}" if domain else operator
+        raise _refused(f"operator {name!r} is not allowed", where)
+    return operator
+
+
+def _check_attribute(attribute: memoryview, where: str) -> None:
+    for number, value in _fields(attribute, where):
+        if number in (5, 10):
+            _check_tensor(_bytes(value, where), where)
+        elif number in (6, 11, 22, 23):
+            raise _refused("a subgraph or sparse tensor in an attribute", where)
+
+
+def _check_tensor(tensor: memoryview, where: str) -> str:
+    name = ""
+    dimensions: list[int] = []
+    for number, value in _fields(tensor, where):
+        if number == 1:
+            # Packed or one by one: both are valid protobuf.
+            dimensions += [value] if isinstance(value, int) else list(_varints(value, where))
+            if len(dimensions) > MAX_DIMENSIONS:
+                raise _refused(f"a tensor of more than {MAX_DIMENSIONS} dimensions", where)
+        elif number == 8:
+            name = _text(value, where)
+        elif number == 13 or (number == 14 and value != 0):
+            raise _refused("a tensor with external data", where)
+    if math.prod(dimensions) > MAX_TENSOR_ELEMENTS:
+        raise _refused(f"tensor {name!r} of {math.prod(dimensions)} elements", where)
+    return name
+
+
+def _value_info(info: memoryview, where: str) -> _Value:
+    name, data_type = "", 0
+    shape: tuple[int, ...] = ()
+    for number, value in _fields(info, where):
+        if number == 1:
+            name = _text(value, where)
+        elif number == 2:
+            for kind, tensor_type in _fields(_bytes(value, where), where):
+                if kind == 1:
+                    data_type, shape = _tensor_type(_bytes(tensor_type, where), where)
+    return _Value(name, data_type, shape)
+
+
+def _tensor_type(tensor_type: memoryview, where: str) -> tuple[int, tuple[int, ...]]:
+    data_type = 0
+    shape: list[int] = []
+    for number, value in _fields(tensor_type, where):
+        if number == 1 and isinstance(value, int):
+            data_type = value
+        elif number == 2:
+            for kind, dimension in _fields(_bytes(value, where), where):
+                if kind == 1:
+                    sizes = [s for n, s in _fields(_bytes(dimension, where), where) if n == 1]
+                    shape.append(sizes[0] if sizes and isinstance(sizes[0], int) else 0)
+    return data_type, tuple(shape)
+
+
+def _opset(entry: memoryview, where: str) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value in _fields(entry, where):
+        if number == 1:
+            domain = _text(value, where)
+        elif number == 2 and isinstance(value, int):
+            version = value
+    return domain, version
+
+
+def _fields(message: memoryview, where: str) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield (field number, value); a value is an integer or the bytes of a nested message."""
+    cursor = 0
+    while cursor < len(message):
+        key, cursor = _varint(message, cursor, where)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            integer, cursor = _varint(message, cursor, where)
+            yield number, integer
+            continue
+        if wire == _LENGTH:
+            length, cursor = _varint(message, cursor, where)
+        elif wire in (_FIXED64, _FIXED32):
+            length = 8 if wire == _FIXED64 else 4
+        else:
+            raise _refused("not an ONNX file, or damaged", where)
+        if length > len(message) - cursor:
+            raise _refused("not an ONNX file, or cut short", where)
+        yield number, message[cursor : cursor + length]
+        cursor += length
+
+
+def _varint(message: memoryview, cursor: int, where: str) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[cursor]
+        cursor += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, cursor
+    raise _refused("not an ONNX file, or damaged", where)
+
+
+def _varints(packed: memoryview, where: str) -> Iterator[int]:
+    cursor = 0
+    while cursor < len(packed):
+        value, cursor = _varint(packed, cursor, where)
+        yield value
+
+
+def _bytes(value: int | memoryview, where: str) -> memoryview:
+    if isinstance(value, int):
+        raise _refused("not an ONNX file, or damaged", where)
+    return value
+
+
+def _text(value: int | memoryview, where: str) -> str:
+    raw = _bytes(value, where)
+    if len(raw) > MAX_NAME_BYTES:
+        raise _refused(f"a name of {len(raw)} bytes", where)
+    return bytes(raw).decode("utf-8")
+
+
+def _refused(what: str, where: str) -> BundleError:
+    return BundleError(
+        f"model refused: {what}",
+        where=where,
+        expected="a self-contained ONNX file of allowed operators",
+        fix="export the bundle again with this release",
+    )

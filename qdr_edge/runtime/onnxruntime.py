@@ -1,0 +1,103 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from qdr_edge.errors import BackendError
+from qdr_edge.runtime import Availability, Session
+from qdr_edge.runtime.pixels import check_images, closed
+from qdr_edge.target import host
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INSTALL = "pip install onnxruntime"
+
+
+def availability() -> Availability:
+    """Whether ONNX Runtime can be imported, and its version."""
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        return Availability(False, reason=str(error), install=INSTALL)
+    return Availability(True, onnxruntime.__version__)
+
+
+def default_options() -> dict[str, str]:
+    """Session options chosen for this machine; a caller's own options override them."""
+    options = {
+        # Spinning threads burn the core that preprocessing needs, and gain nothing when idle.
+        "session.intra_op.allow_spinning": "0",
+    }
+    machine = host()
+    if machine.architecture == "x86_64" and "vnni" not in machine.features:
+        # Without VNNI pairs of u8·s8 products saturate in 16 bits; this asks for exact kernels.
+        options["session.x64quantprecision"] = "1"
+    return options
+
+
+def open_onnx(model: bytes, threads: int, options: Mapping[str, str]) -> Session:
+    """Open checked ONNX bytes.
+
+    Raises:
+        BackendError: ONNX Runtime is missing or refuses the model.
+    """
+    return OnnxRuntimeSession(model, threads, options)
+
+
+class OnnxRuntimeSession:
+    """A model in ONNX Runtime; `run` is thread-safe by its documentation."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
+        here = availability()
+        if not here.ok:
+            raise BackendError(
+                f"ONNX Runtime cannot be used: {here.reason}",
+                expected="the onnxruntime package",
+                fix=f"run `{INSTALL}`",
+            )
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        for name, value in {**default_options(), **options}.items():
+            settings.add_session_config_entry(name, value)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                model, settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            # ONNX Runtime raises a dozen unrelated classes; each means "not this model".
+            raise BackendError(
+                f"ONNX Runtime {here.version} refuses the model: {error}",
+                expected="a model of its operators and opset",
+                fix="export again with the release of this bundle, or update onnxruntime",
+            ) from error
+        image = self._session.get_inputs()[0]
+        self._input: str = image.name
+        self._size: int = image.shape[-1] if isinstance(image.shape[-1], int) else 0
+        self.version: str = here.version
+        self.threads = threads
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See Session."""
+        import numpy as np
+
+        if self._session is None:
+            raise closed()
+        check_images(images, self._size)
+        rows = [
+            self._session.run(None, {self._input: images[i : i + 1]})[0] for i in range(len(images))
+        ]
+        return np.concatenate(rows).astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """See Session."""
+        self._session = None
