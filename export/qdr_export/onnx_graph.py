@@ -32,8 +32,9 @@ class GraphBuilder:
         array = np.asarray(value)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._names:
-            if not name or name in self._constants:
-                name = f":{len(self._constants)}"
+            number = len(self._constants)
+            while not name or name in self._constants:
+                name, number = f":{number}", number + 1
             self._names[key] = name
             self._constants[name] = array
         return self._names[key]

@@ -1,0 +1,28 @@
+"""Emitters: canonical graph → the form one target runs fast, computing the same integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qdr_edge.errors import ExportError
+
+
+def emitter(name: str) -> Callable[[bytes], bytes]:
+    """The emitter of a form: "onnxruntime-x86", "openvino" or "tensorrt".
+
+    Raises:
+        ExportError: There is none of that name.
+    """
+    # Imported here: reading a target profile must not load ONNX.
+    from qdr_export.emit import onnxruntime, openvino, tensorrt
+
+    emitters = {
+        "onnxruntime-x86": onnxruntime.emit,
+        "openvino": openvino.emit,
+        "tensorrt": tensorrt.emit,
+    }
+    if name not in emitters:
+        raise ExportError(
+            f"no emitter {name!r}", expected=f"one of {', '.join(emitters)}", where="target profile"
+        )
+    return emitters[name]
