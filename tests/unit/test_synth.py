@@ -13,8 +13,9 @@ import pytest
 
 from qdr_edge.errors import DatasetError, OutputError
 from qdr_edge.labels import TOPCON_MM
+from qdr_edge.samples import read_csv
 from qdr_train.synth import generate
-from qdr_train.synth.generate import COLUMNS, CSV_NAME, MARKER_NAME
+from qdr_train.synth.dataset import COLUMNS, CSV_NAME, MARKER_NAME
 from qdr_train.synth.writer import is_complete
 
 PATIENTS, SEED, SIZE = 6, 11, 64
@@ -91,6 +92,13 @@ def test_images_have_the_stated_size(folder: Path) -> None:
     assert scan.shape == (SIZE, SIZE * 3 // 2)
 
 
+def test_the_table_is_one_the_core_reads(folder: Path) -> None:
+    samples = read_csv(folder / CSV_NAME)
+    assert samples.labels == TOPCON_MM
+    assert len(samples.samples) == len(_rows(folder))
+    assert samples.samples[0].extra["quality"] in {"0", "1", "2", "3"}
+
+
 def test_everything_declares_itself_synthetic(folder: Path) -> None:
     for row in _rows(folder):
         head = (folder / row["file"]).read_bytes()[:300]
@@ -106,6 +114,7 @@ def test_an_unfinished_set_is_completed_to_the_same_bytes(folder: Path, tmp_path
     before = _bytes_of(out)
     (out / CSV_NAME).unlink()
     (out / "oct/p0001-L-1.png").unlink()
+    (out / "oct/.p0001-L-1.png.77.tmp").write_bytes(b"half")
     torn = out / "fundus/p0000-R-1.jpg"
     torn.write_bytes(torn.read_bytes()[:500])
     kept = (out / "fundus/p0000-L-1.jpg").stat().st_mtime_ns
@@ -138,9 +147,19 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_another_data_set_is_refused_and_left_alone(folder: Path) -> None:
     before = _bytes_of(folder)
-    with pytest.raises(OutputError, match="another seed"):
+    with pytest.raises(OutputError, match=f"with seed {SEED}; expected seed {SEED + 1}"):
         generate(folder, PATIENTS, SEED + 1, SIZE, workers=1)
     assert _bytes_of(folder) == before
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qdr_train.synth.dataset.write_image", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        generate(tmp_path / "out", 1, 0, SIZE, workers=1)
+    assert not (tmp_path / "out" / CSV_NAME).exists()
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

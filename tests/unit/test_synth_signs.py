@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qdr_train.synth.anatomy import sample_eye
-from qdr_train.synth.generate import render
+from qdr_train.synth.dataset import render
 from qdr_train.synth.patients import CODES, EyePlan, Shot
 from qdr_train.synth.streams import EyeStreams
 

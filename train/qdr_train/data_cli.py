@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Make data sets.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make data sets.")
 
 
 @app.callback()
@@ -40,6 +40,7 @@ def synth(
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("drawing synthetic eyes", total=None)
         table = generate(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .generate import CSV_NAME, GENERATOR_VERSION, generate
+from .dataset import CSV_NAME, GENERATOR_VERSION, generate
 
 __all__ = ["CSV_NAME", "GENERATOR_VERSION", "generate"]

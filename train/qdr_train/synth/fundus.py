@@ -108,7 +108,7 @@ def _paint_disc(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
     rim = canvas.shape(rng, (x, y), (rx, ry), angle=eye.disc_tilt, rough=0.03, soft=0.22)
     if rim:
         warm = uniform(rng, 0.0, 1.0)
-        canvas.blend(0.90 * rim[0], (1.05, 0.68 + 0.12 * warm, 0.40 + 0.14 * warm), rim[1])
+        canvas.blend(0.90 * rim[0], (1.06, 0.60 + 0.14 * warm, 0.34 + 0.16 * warm), rim[1])
     cup = canvas.shape(
         rng,
         (x + 0.12 * rx, y + 0.04 * ry),
@@ -128,6 +128,7 @@ def _paint_sheen(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
     reach = np.hypot(dx, dy)
     bundle = np.abs(dy) / np.sqrt(np.maximum(0.3, -dx) + 0.6)
     band = np.exp(-(((bundle - 1.6) / 0.75) ** 2)) * np.exp(-(((reach - 6.0) / 6.0) ** 2))
+    band *= np.clip(-dx / 2.0, 0.0, 1.0)  # none on the nasal side
     lanes = rng.standard_normal((1, 90)).astype(np.float32)
     lane = np.clip((np.sign(dy) * bundle + 4.0) * 11.0, 0, 88).astype(np.float32)
     striae = cv2.remap(lanes, lane, np.zeros_like(lane), cv2.INTER_LINEAR)

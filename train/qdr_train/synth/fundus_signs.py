@@ -36,7 +36,7 @@ def _drusen(canvas: Canvas, severity: float, site: Site, rng: np.random.Generato
     points = _spots(rng, count, (0.6 * site[0], 0.5 * site[1]), 3.1)
     radii = (0.20 + 0.13 * severity) * np.exp(0.45 * rng.standard_normal(count).clip(-2, 2))
     strength = rng.uniform(0.45, 1.0, count)
-    mask = canvas.dots(points, radii, strength=strength, blur=0.09)
+    mask = canvas.dots(points, radii, strength=strength, blur=0.12)
     canvas.blend((0.30 + 0.45 * severity) * mask, (1.02, 0.84, 0.44))
     if severity > 0.75:
         # Advanced dry disease: a patch of atrophy with a sharp pale edge.

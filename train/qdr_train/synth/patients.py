@@ -166,7 +166,7 @@ def _shots(rng: np.random.Generator) -> tuple[Shot, ...]:
     for modality in ("fundus", "oct"):
         count = int(rng.choice([1, 2, 3], p=[0.60, 0.30, 0.10]))
         for scan in range(1, count + 1):
-            quality = int(rng.choice([0, 1, 2, 3], p=[0.63, 0.20, 0.10, 0.07]))
+            quality = int(rng.choice([0, 1, 2, 3], p=[0.625, 0.20, 0.10, 0.075]))
             shots.append(Shot(modality, scan, quality))
     return tuple(shots)
 

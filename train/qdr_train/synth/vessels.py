@@ -33,7 +33,7 @@ def grow_tree(rng: np.random.Generator, disc: tuple[float, float], calibre: floa
         Vessels from large to small; arteries and veins of the four arcades with their branches.
     """
     tree: list[Vessel] = []
-    reach = {-1: normal(rng, 10.0, 1.2), 1: normal(rng, 10.0, 1.2)}
+    reach = {-1: normal(rng, 11.6, 1.5), 1: normal(rng, 11.6, 1.5)}
     wander = abs(normal(rng, 0.24, 0.09))
     for up in (-1, 1):
         for vein in (True, False):
@@ -51,11 +51,11 @@ def grow_tree(rng: np.random.Generator, disc: tuple[float, float], calibre: floa
 
 
 def _wobble(rng: np.random.Generator, count: int, amplitude: float, step: float) -> Float:
-    # Smooth displacement along a vessel: a few sines of 3-9 degrees wavelength.
+    # Smooth displacement along a vessel: a few sines of 4-13 degrees wavelength.
     along = np.arange(count) * step
     total = np.zeros(count)
     for _ in range(3):
-        wavelength = uniform(rng, 3.0, 9.0)
+        wavelength = uniform(rng, 3.5, 13.0)
         total += np.sin(2 * np.pi * (along / wavelength + rng.random())) * rng.random()
     return np.asarray(amplitude * total * np.minimum(1.0, along / 3.0))
 
@@ -85,7 +85,7 @@ def _temporal(
     start_x = disc[0] + normal(rng, 0.5, 0.3)
     points = np.stack([start_x - run, disc[1] * (1 - along) + up * rise], axis=1)
     points = _displace(points, _wobble(rng, count, wander * (1.0 if vein else 1.25), 0.7))
-    return Vessel(points, width * (1.0 - 0.55 * along), vein)
+    return Vessel(points, width * (1.0 - 0.68 * along), vein)
 
 
 def _nasal(
@@ -116,7 +116,7 @@ def _walk(
 def _branches(rng: np.random.Generator, main: Vessel, up: int, depth: int) -> list[Vessel]:
     found: list[Vessel] = []
     count = len(main.points)
-    gap = 8.0 if depth == 0 else 12.0
+    gap = 6.5 if depth == 0 else 10.0
     place = 6.0 + float(rng.random()) * gap
     outward = bool(rng.random() < 0.5)
     while place < count - 6:

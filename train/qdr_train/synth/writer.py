@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 JPEG_END = b"\xff\xd9"
 PNG_END = b"IEND\xaeB`\x82"
+TEMPORARY_PATTERN = ".*.tmp"  # what a killed run may leave behind
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int, comment: str) -> bytes:

@@ -7,8 +7,10 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from .fundus import paint_fundus
 from .oct import choose_scanner, draw_oct
 from .patients import EyePlan, PatientPlan, Shot, plan_patient, split_patients
 from .streams import EyeStreams
-from .writer import encode_jpeg, encode_png, is_complete, write_image
+from .writer import TEMPORARY_PATTERN, encode_jpeg, encode_png, is_complete, write_image
 
 GENERATOR_VERSION = 1
 CSV_NAME = "synthetic.csv"
@@ -152,17 +154,31 @@ def generate(
     total = sum(len(eye.shots) for plan in plans for eye in plan.eyes)
     _open_folder(out, patients, seed, size)
     done = 0
-    for count in _draw_all(out, seed, size, patients, workers):
-        done += count
-        if progress is not None:
-            progress(done, total)
+    try:
+        for count in _draw_all(out, seed, size, patients, workers):
+            done += count
+            if progress is not None:
+                progress(done, total)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write an image: {error.strerror or error}",
+            where=str(out),
+            expected="a writable folder with free space",
+            fix="make room and run the same command again: what is drawn is kept",
+        ) from error
+    except BrokenProcessPool as error:
+        raise OutputError(
+            "a drawing process was killed",
+            where=str(out),
+            fix="run the same command again with fewer workers: what is drawn is kept",
+        ) from error
     table = out / CSV_NAME
     atomic_write(table, _table(plans, seed))
     return table
 
 
 def _draw_all(out: Path, seed: int, size: int, patients: int, workers: int | None) -> Iterator[int]:
-    processes = min(workers or len(os.sched_getaffinity(0)), patients)
+    processes = min(workers or _cores(), patients)
     if processes <= 1:
         threads = cv2.getNumThreads()
         try:
@@ -172,7 +188,9 @@ def _draw_all(out: Path, seed: int, size: int, patients: int, workers: int | Non
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_leave_interrupts_to_parent
+    ) as pool:
         jobs = [pool.submit(_draw_patient, str(out), seed, i, size) for i in range(patients)]
         try:
             for job in jobs:
@@ -180,6 +198,16 @@ def _draw_all(out: Path, seed: int, size: int, patients: int, workers: int | Non
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check(patients: int, seed: int, size: int, workers: int | None) -> None:
@@ -220,16 +248,20 @@ def _open_folder(out: Path, patients: int, seed: int, size: int) -> None:
                 fix="name another folder",
             ) from None
         if found != wanted:
-            differ = [k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]]
+            held = found if isinstance(found, dict) else {}
+            differ = [key for key in wanted if held.get(key) != wanted[key]]
             raise OutputError(
-                f"the folder holds a synthetic data set with another {', '.join(differ)}",
+                "the folder holds a synthetic data set with "
+                + ", ".join(f"{key} {held.get(key)}" for key in differ),
                 where=str(out),
-                expected=json.dumps(wanted),
+                expected=", ".join(f"{key} {wanted[key]}" for key in differ),
                 fix="name another folder or give the same arguments",
             )
     try:
         for modality in ("fundus", "oct"):
             (out / modality).mkdir(parents=True, exist_ok=True)
+            for leftover in (out / modality).glob(TEMPORARY_PATTERN):
+                leftover.unlink()
         atomic_write(marker, json.dumps(wanted, indent=2) + "\n")
         atomic_write(out / "README.txt", _readme(patients, seed, size))
     except OSError as error:
@@ -250,8 +282,9 @@ def _readme(patients: int, seed: int, size: int) -> str:
         f"  qdr-edge data synth OUT --patients {patients} --seed {seed} --size {size}\n\n"
         "It serves demonstrations, tests and development. Figures measured on it say how the\n"
         "software works, nothing about how well a model reads real eyes.\n\n"
-        f"{CSV_NAME}: {', '.join(COLUMNS)}. Labels are separated by ';'. quality is 0 (good) .. 3\n"
-        "(ungradable). The split is by patient. camera is independent of disease by construction.\n"
+        f"{CSV_NAME}: {','.join(COLUMNS)}\n"
+        "Labels are separated by ';'. The split is by patient. quality is 0 (good) .. 3\n"
+        "(ungradable). camera is independent of disease by construction.\n"
     )
 
 
