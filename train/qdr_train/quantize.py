@@ -247,14 +247,15 @@ def _replace_children(parent: nn.Module, scheme: QuantScheme | None, prefix: str
             _replace_children(child, scheme, f"{where}.")
 
 
-def _fold_layer(layer: Any, scheme: QuantScheme | None, where: str) -> FoldedLayer:
-    inner = layer[0] if isinstance(layer, (nni.ConvReLU2d, nni.LinearReLU)) else layer
+def _fold_layer(layer: nn.Module, scheme: QuantScheme | None, where: str) -> FoldedLayer:
+    inner: Any = layer[0] if isinstance(layer, (nni.ConvReLU2d, nni.LinearReLU)) else layer
+    trained: Any = layer
     weight = inner.weight.detach().clone()
     bias = torch.zeros(len(weight)) if inner.bias is None else inner.bias.detach().clone()
-    if type(layer) in _BN_LAYERS:
+    if isinstance(layer, _BN_LAYERS):
         # The same operations in the same order as in training, or a weight on the border between
         # two codes could change sides.
-        bn: Any = layer.bn
+        bn = trained.bn
         factor = (bn.weight / torch.sqrt(bn.running_var + bn.eps)).detach()
         weight = weight * factor.reshape(-1, 1, 1, 1)
         bias = ((bias.to(factor) - bn.running_mean) * factor + bn.bias).detach()
@@ -264,11 +265,11 @@ def _fold_layer(layer: Any, scheme: QuantScheme | None, where: str) -> FoldedLay
         "requantize": None,
     }
     if scheme is not None:
-        scale = layer.weight_fake_quant.scale.detach().clone()
+        scale = trained.weight_fake_quant.scale.detach().clone()
         if scale.shape != (len(weight),):
             raise _never_observed(where)
         options["quantization"] = WeightQuantization(scale.to(torch.float32), scheme)
-        options["requantize"] = _requantize(layer.activation_post_process, scheme, where)
+        options["requantize"] = _requantize(trained.activation_post_process, scheme, where)
     if not isinstance(inner, nn.Conv2d):
         return FoldedLayer(weight, bias, **options)
     return FoldedConv2d(

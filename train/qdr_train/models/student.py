@@ -8,8 +8,6 @@ docs/adr/0003-default-student.md has the measurements behind the numbers.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from qdr_train.models.blocks import (
@@ -21,8 +19,8 @@ from qdr_train.models.blocks import (
     scale_width,
 )
 
-STEM_CHANNELS = 48
-STAGE_CHANNELS = (64, 64, 128, 256)  # at 1/4, 1/8, 1/16 and 1/32 of the input
+STEM_CHANNELS = 32  # at 1/4 of the input
+STAGE_CHANNELS = (64, 128, 256)  # at 1/8, 1/16 and 1/32
 
 
 class Residual(nn.Module):
@@ -43,17 +41,15 @@ class StudentBackbone(nn.Sequential):
     """Image [N, 3, S, S] -> features [N, C]."""
 
     feature_dim: int
-    min_size: ClassVar[int] = 32
 
     def __init__(self, width: float = 1.0) -> None:
-        stem = scale_width(STEM_CHANNELS, width, 16)
-        first, *deeper = (scale_width(channels, width, 16) for channels in STAGE_CHANNELS)
+        previous = scale_width(STEM_CHANNELS, width, 16)
         layers: list[tuple[str, nn.Module]] = [
-            ("stem", ConvBnRelu(3, stem, 6, stride=4, padding=1)),
-            ("conv1", ConvBnRelu(stem, first, 3)),
+            ("stem", ConvBnRelu(3, previous, 6, stride=4, padding=1)),
+            ("conv1", ConvBnRelu(previous, previous, 3)),
         ]
-        previous = first
-        for number, channels in enumerate(deeper, start=2):
+        for number, base in enumerate(STAGE_CHANNELS, start=2):
+            channels = scale_width(base, width, 16)
             layers.append((f"down{number}", ConvBnRelu(previous, channels, 3, stride=2)))
             layers.append((f"block{number}", Residual(channels)))
             previous = channels
