@@ -1,0 +1,91 @@
+"""`qdr-edge train`: a recipe and a data set in, a run directory with checkpoints out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="CSV file, or TOPCON-MM folder as released.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")
+    ] = False,
+    size: Annotated[int | None, typer.Option(help="Image side in pixels, × 32.")] = None,
+    epochs_scale: Annotated[float, typer.Option(help="Factor on all epoch counts.")] = 1.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE of the recipe, e.g. student.epochs=3; repeatable."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for all cores.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of ready images; default OUT/cache.")
+    ] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Explain the shipped recipes.")
+    ] = False,
+) -> None:
+    """Train teachers and quantized students by a recipe; docs/training.md explains it all."""
+    # Heavy imports wait until the command runs, so that --help stays quick.
+    from qdr_train.recipe_files import find_recipe, load_recipe, shipped_recipes
+
+    if list_recipes:
+        for name, path in shipped_recipes().items():
+            typer.echo(f"{name:18} {load_recipe(path).summary}")
+        return
+    if out is None:
+        raise typer.BadParameter("name the run directory", param_hint="--out")
+    chosen = None
+    if recipe is not None:
+        chosen = load_recipe(
+            find_recipe(recipe),
+            overrides=settings or (),
+            size=size,
+            seed=seed,
+            epochs_scale=epochs_scale,
+        )
+    elif not resume:
+        raise typer.BadParameter("name a recipe; --list explains them", param_hint="RECIPE")
+    elif settings or size is not None or seed is not None or epochs_scale != 1.0:
+        raise typer.BadParameter("a resumed run keeps its recipe", param_hint="--resume")
+    if data is None and not resume:
+        raise typer.BadParameter("name the images", param_hint="--data")
+
+    from qdr_train import program
+
+    options = program.Options(cache=cache, threads=threads, device=device)
+    if threading.current_thread() is threading.main_thread():
+        # A cluster's TERM ends a run as Ctrl-C does: at once, losing at most this epoch.
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if resume:
+            program.resume(out, options, chosen)
+        elif chosen is not None and data is not None:
+            program.begin(chosen, data, out, options)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted; every finished epoch is saved. Continue with: "
+            f"qdr-edge train --resume --out {out}",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    typer.echo(f"trained: {out}; next: qdr-edge export {out}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

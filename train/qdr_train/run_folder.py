@@ -1,0 +1,224 @@
+"""The run directory: made once, never overwritten, resumed only with what it was made with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qdr_edge.errors import CheckpointError, DatasetError, OutputError, RecipeError
+from qdr_edge.files import atomic_write, sha256_bytes
+from qdr_edge.labels import LabelSet
+from qdr_edge.samples import SampleSet, read_csv, write_csv
+from qdr_train.recipe import Recipe
+from qdr_train.recipe_files import dump_recipe, load_recipe
+
+FORMAT = "qdr-run"
+VERSION = 1
+RUN_FILE, RECIPE_FILE, DATA_FILE, LOCK_FILE = "run.json", "recipe.yaml", "data.csv", ".lock"
+
+
+@dataclass
+class Run:
+    """A run directory and what it holds.
+
+    Args:
+        folder: Where.
+        recipe: What to train.
+        samples: The images, every split filled in.
+        record: The content of run.json.
+    """
+
+    folder: Path
+    recipe: Recipe
+    samples: SampleSet
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe_sha256(self) -> str:
+        """Fingerprint of the complete recipe."""
+        return sha256_bytes(dump_recipe(self.recipe).encode())
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images are synthetic."""
+        return bool(self.record["synthetic"])
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """The entry of a stage in run.json."""
+        entry: dict[str, Any] = next(e for e in self.record["stages"] if e["name"] == name)
+        return entry
+
+    def save(self) -> None:
+        """Write run.json."""
+        atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=1, allow_nan=False))
+
+
+def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str, Any]) -> Run:
+    """Make a run directory.
+
+    Args:
+        folder: Must be missing or empty.
+        recipe: Complete recipe.
+        samples: With splits.
+        facts: What else run.json records.
+
+    Raises:
+        OutputError: Something stands there already, or it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(
+            "it is a file", where=str(folder), expected="a new folder", fix="name another --out"
+        )
+    if folder.is_dir() and any(e.name != LOCK_FILE for e in folder.iterdir()):
+        is_run = (folder / RUN_FILE).is_file()
+        raise OutputError(
+            "the folder holds a training run" if is_run else "the folder is not empty",
+            where=str(folder),
+            expected="a new or empty folder",
+            fix="continue it with --resume or name another --out"
+            if is_run
+            else "name another --out; nothing was touched",
+        )
+    make_folder(folder)
+    run = Run(folder, recipe, samples)
+    run.record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "status": "running",
+        "recipe_sha256": run.recipe_sha256,
+        "data_sha256": samples.sha256,
+        "labels": samples.labels.to_dict(),
+        **facts,
+        "stages": [
+            {"name": n, "role": s.role, "modality": s.modality, "status": "waiting"}
+            for n, s in recipe.stages.items()
+        ],
+    }
+    atomic_write(folder / RECIPE_FILE, dump_recipe(recipe))
+    write_csv(folder / DATA_FILE, samples)
+    run.save()  # last: a folder with run.json is complete
+    return run
+
+
+def open_run(folder: Path, recipe: Recipe | None = None) -> Run:
+    """An existing run directory, to continue it.
+
+    Args:
+        folder: Where.
+        recipe: If given, must be the recipe of the run.
+
+    Raises:
+        CheckpointError: No run there, or of another format.
+        RecipeError: The recipe is another one.
+        DatasetError: Images or rows have changed.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            "no training run to resume here",
+            where=str(folder),
+            expected=f"a folder with {RUN_FILE}",
+            fix="leave --resume out to begin one",
+        )
+    try:
+        record = json.loads(path.read_bytes())
+        if (record["format"], record["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"format {record['format']} version {record['version']}")
+        labels = LabelSet.from_dict(record["labels"])
+        expected = record["recipe_sha256"], record["data_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"not a training run: {error}",
+            where=str(path),
+            expected=f"{FORMAT} version {VERSION}",
+            fix="begin again in another folder",
+        ) from error
+    run = Run(folder, load_recipe(folder / RECIPE_FILE), read_csv(folder / DATA_FILE, labels))
+    run.record = record
+    if run.recipe_sha256 != expected[0]:
+        raise RecipeError(
+            "the recipe was edited after the run began",
+            where=str(folder / RECIPE_FILE),
+            expected="the recipe as it was",
+            fix="undo the edit, or train the new recipe into another --out",
+        )
+    if recipe is not None and dump_recipe(recipe) != dump_recipe(run.recipe):
+        raise RecipeError(
+            f"not the recipe of this run: {_first_difference(recipe, run.recipe)}",
+            where=str(folder),
+            expected="the same recipe and options as when the run began",
+            fix="resume without naming a recipe, or name another --out",
+        )
+    if run.samples.sha256 != expected[1]:
+        raise DatasetError(
+            "rows or image files have changed since the run began",
+            where=str(folder / DATA_FILE),
+            expected="the data it began with",
+            fix="restore them, or train into another --out",
+        )
+    return run
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make this folder: {error.strerror}",
+            where=str(folder),
+            expected="a place you may write to",
+            fix="name another --out",
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run directory alone.
+
+    Raises:
+        OutputError: Another process trains in it.
+    """
+    make_folder(folder)
+    try:
+        handle = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror}", where=str(folder)) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                "another process is training in this folder",
+                where=str(folder),
+                expected="one process a run",
+                fix="wait for it, or name another --out",
+            ) from error
+        yield
+
+
+def _first_difference(left: Recipe, right: Recipe) -> str:
+    flat = [dict(_flatten("", recipe.model_dump(mode="json"))) for recipe in (left, right)]
+    for key in sorted({*flat[0], *flat[1]}):
+        if flat[0].get(key) != flat[1].get(key):
+            return f"{key} is {flat[0].get(key)!r}, in the run {flat[1].get(key)!r}"
+    return "their stages stand in another order"
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), below)
+    else:
+        yield prefix, value
