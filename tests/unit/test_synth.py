@@ -186,3 +186,15 @@ def test_arguments_out_of_range_write_nothing(
     with pytest.raises(DatasetError, match=name):
         generate(tmp_path / "out", patients, seed, size, workers=workers)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_stops_the_queue(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        generate(out, 60, 0, SIZE, workers=2, progress=interrupt)
+    drawn = len(list(out.rglob("p*.*")))
+    assert 0 < drawn < 200, drawn  # of about 360
+    assert not (out / CSV_NAME).exists()

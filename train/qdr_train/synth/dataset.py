@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -154,8 +154,9 @@ def generate(
     total = sum(len(eye.shots) for plan in plans for eye in plan.eyes)
     _open_folder(out, patients, seed, size)
     done = 0
+    drawn = _draw_all(out, seed, size, patients, workers)
     try:
-        for count in _draw_all(out, seed, size, patients, workers):
+        for count in drawn:
             done += count
             if progress is not None:
                 progress(done, total)
@@ -172,12 +173,16 @@ def generate(
             where=str(out),
             fix="run the same command again with fewer workers: what is drawn is kept",
         ) from error
+    finally:
+        drawn.close()
     table = out / CSV_NAME
     atomic_write(table, _table(plans, seed))
     return table
 
 
-def _draw_all(out: Path, seed: int, size: int, patients: int, workers: int | None) -> Iterator[int]:
+def _draw_all(
+    out: Path, seed: int, size: int, patients: int, workers: int | None
+) -> Generator[int, None, None]:
     processes = min(workers or _cores(), patients)
     if processes <= 1:
         threads = cv2.getNumThreads()
@@ -188,16 +193,16 @@ def _draw_all(out: Path, seed: int, size: int, patients: int, workers: int | Non
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         processes, mp_context=context, initializer=_leave_interrupts_to_parent
-    ) as pool:
+    )
+    try:
         jobs = [pool.submit(_draw_patient, str(out), seed, i, size) for i in range(patients)]
-        try:
-            for job in jobs:
-                yield job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for job in jobs:
+            yield job.result()
+    finally:
+        # Not the context manager: its own exit would wait for every patient still in the queue.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _cores() -> int:
