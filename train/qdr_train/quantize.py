@@ -137,6 +137,7 @@ def prepare_qat(model: nn.Module, scheme: QuantScheme) -> Classifier:
         ch_axis=0,
     )
     prepared = cast(Any, copy.deepcopy(model).train())
+    _lift_zero_gammas(prepared)
     with _deprecation_known():
         groups = list(_fusion_groups(prepared))
         prepared = tq.fuse_modules_qat(prepared, groups) if groups else prepared
@@ -293,6 +294,14 @@ def _requantize(quantizer: nn.Module, scheme: QuantScheme, where: str) -> Requan
     if not bool(torch.isfinite(observer.max_val).all()):
         raise _never_observed(where)
     return Requantize(float(cast(Tensor, quantizer.scale)), scheme)
+
+
+def _lift_zero_gammas(model: nn.Module) -> None:
+    """torch.ao divides by every BatchNorm weight, and 0/0 would poison the whole network."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight[module.weight == 0] = _SMALLEST_SCALE
 
 
 def _never_observed(where: str) -> CheckpointError:
