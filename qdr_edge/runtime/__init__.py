@@ -115,9 +115,9 @@ def open_bundle(bundle: Bundle, target: str | None = None, threads: int = 0) -> 
     """
     name = target if target is not None else choose_target(bundle)
     artefact = bundle.artefact(name)
-    refusal = _refusal(bundle, name)
-    if refusal is not None:
-        raise refusal
+    problem = refusal(bundle, name)
+    if problem is not None:
+        raise problem
     return open_model(
         artefact.backend, bundle.entries[artefact.entry], threads=threads, options=artefact.options
     )
@@ -139,10 +139,10 @@ def choose_target(bundle: Bundle) -> str:
     )
     reasons = []
     for name in ranked:
-        refusal = _refusal(bundle, name)
-        if refusal is None:
+        problem = refusal(bundle, name)
+        if problem is None:
             return name
-        reasons.append(f"{name}: {refusal.what}")
+        reasons.append(f"{name}: {problem.what}")
     raise CompatibilityError(
         f"no artefact can run on this machine ({'; '.join(reasons) or 'none is known here'})",
         where=bundle.name,
@@ -151,8 +151,8 @@ def choose_target(bundle: Bundle) -> str:
     )
 
 
-def _refusal(bundle: Bundle, target: str) -> BackendError | CompatibilityError | None:
-    """Why a target cannot run here, or None."""
+def refusal(bundle: Bundle, target: str) -> BackendError | CompatibilityError | None:
+    """Say why a target cannot run on this machine, or None if it can."""
     artefact = bundle.artefact(target)
     if artefact.backend not in _EDGE_BACKENDS:
         return CompatibilityError(

@@ -101,3 +101,38 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """See Session."""
         self._session = None
+
+
+def optimized(model: bytes) -> bytes:
+    """What ONNX Runtime makes of a model: the graph it would execute on this machine, as ONNX.
+
+    Raises:
+        BackendError: ONNX Runtime is missing or refuses the model.
+    """
+    import tempfile
+    from pathlib import Path
+
+    here = availability()
+    if not here.ok:
+        raise BackendError(
+            f"ONNX Runtime cannot be used: {here.reason}",
+            expected="the onnxruntime package",
+            fix=f"run `{INSTALL}`",
+        )
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    for name, value in default_options().items():
+        settings.add_session_config_entry(name, value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "optimized.onnx")
+        settings.optimized_model_filepath = str(path)
+        try:
+            onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime {here.version} refuses the model: {error}",
+                expected="a model of its operators and opset",
+            ) from error
+        return path.read_bytes()

@@ -1,0 +1,117 @@
+"""`qdr-edge run`: screen images with a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from qdr_edge.decision import Decision
+    from qdr_edge.screener import Screener
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="The .qdr bundle.")],
+    images: Annotated[list[Path], typer.Argument(help="Fundus photographs or OCT B-scans.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="Which artefact to run; default: the first that runs here.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 means every core.")] = 0,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Open a bundle that nobody signed.")
+    ] = False,
+) -> None:
+    """Screen images with a bundle and print a decision for each.
+
+    Exit code 0 if at least one image was read; 3 if every one is INVALID_INPUT; 10 on a FAULT.
+    """
+    from time import perf_counter
+
+    from qdr_edge.screener import load
+
+    with load(bundle, target=target, threads=threads, allow_unsigned=allow_unsigned) as screener:
+        results = []
+        for image in images:
+            start = perf_counter()
+            decision = screener.screen(image)
+            results.append((image, decision, (perf_counter() - start) * 1000))
+        if json:
+            _print_json(screener, results)
+        else:
+            _print_table(screener, results)
+    _exit(results)
+
+
+def _exit(results: list[tuple[Path, Decision, float]]) -> None:
+    from qdr_edge.decision import Outcome
+    from qdr_edge.errors import BackendError, ImageError
+
+    outcomes = {decision.outcome for _, decision, _ in results}
+    if Outcome.FAULT in outcomes:
+        raise typer.Exit(BackendError.exit_code)
+    if outcomes == {Outcome.INVALID_INPUT}:
+        raise typer.Exit(ImageError.exit_code)
+
+
+def _print_json(screener: Screener, results: list[tuple[Path, Decision, float]]) -> None:
+    from qdr_edge.commands.show import print_json
+
+    manifest = screener.bundle.manifest
+    document: dict[str, Any] = {
+        "bundle": str(screener.bundle.path),
+        "bundle_id": manifest.bundle_id,
+        "bundle_sha256": screener.bundle.sha256,
+        "signed_by": screener.bundle.key_id,
+        "synthetic": manifest.synthetic,
+        "proven": manifest.proven,
+        "target": screener.target,
+        "backend": f"{screener.session.backend} {screener.session.version}",
+        "threads": screener.session.threads,
+        "results": [
+            {"image": str(image), "ms": round(ms, 2), **decision.to_dict()}
+            for image, decision, ms in results
+        ],
+    }
+    print_json(document)
+
+
+def _print_table(screener: Screener, results: list[tuple[Path, Decision, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from qdr_edge.commands.show import (
+        SYNTHETIC_NOTICE,
+        UNPROVEN_NOTICE,
+        UNSIGNED_NOTICE,
+        printable,
+    )
+
+    styles = {"POSITIVE": "bold red", "NEGATIVE": "green", "FAULT": "bold magenta"}
+    manifest = screener.bundle.manifest
+    table = Table(title=printable(f"{manifest.bundle_id} on {screener.target}"))
+    table.add_column("image", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("findings (probability) or reason", overflow="fold")
+    table.add_column("ms", justify="right", no_wrap=True)
+    for image, decision, ms in results:
+        findings = ", ".join(f"{label.code} {label.probability:.2f}" for label in decision.findings)
+        outcome = decision.outcome.value
+        table.add_row(
+            Text(printable(image)),
+            Text(outcome, style=styles.get(outcome, "yellow")),
+            Text(printable(findings or decision.reason or "no finding")),
+            f"{ms:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    if manifest.synthetic:
+        console.print(SYNTHETIC_NOTICE, style="yellow")
+    if screener.bundle.key_id is None:
+        console.print(UNSIGNED_NOTICE, style="yellow")
+    if not manifest.proven:
+        console.print(UNPROVEN_NOTICE, style="yellow")
+    console.print("Research software, not a medical device.", style="dim")
