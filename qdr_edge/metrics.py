@@ -1,0 +1,422 @@
+"""Metrics of screening models, with confidence intervals bootstrapped by patient.
+
+Two images of one patient are not independent: a resample draws patients, not images. The
+bootstrap is one matrix of image weights, so that a thousand resamples cost a few array passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdr_edge.labels import LabelSet
+
+_Floats = NDArray[np.float64]
+_INTERVAL = (2.5, 97.5)
+_WEIGHTS_AT_ONCE = 1 << 21
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval.
+
+    Args:
+        value: The figure on the data as they are; NaN where undefined.
+        low: Lower end; NaN without a bootstrap.
+        high: Upper end; NaN without a bootstrap.
+        n: Images it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """A JSON object; NaN becomes null."""
+        return {
+            "value": _finite(self.value),
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True)
+class LabelEvaluation:
+    """One label's figures.
+
+    Args:
+        code: Code of the label.
+        positives: Images that carry it.
+        ap: Average precision.
+        auc: Area under the ROC curve.
+        chance_ap: Average precision of a constant score, the prevalence.
+        sensitivity: At the operating point; None where no decisions were given. So are the rest.
+        specificity: True negatives among the images without the label.
+        f1: Harmonic mean of precision and sensitivity.
+        f1_sens_spec: Harmonic mean of sensitivity and specificity, which the paper calls F1.
+    """
+
+    code: str
+    positives: int
+    ap: Estimate
+    auc: Estimate
+    chance_ap: float
+    sensitivity: Estimate | None = None
+    specificity: Estimate | None = None
+    f1: Estimate | None = None
+    f1_sens_spec: Estimate | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return _entries(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well scores fit targets.
+
+    Args:
+        images: Images evaluated.
+        patients: Patients they are of; the unit of the bootstrap.
+        map: Mean average precision over `labels`.
+        auc: Mean area under the ROC curve over `labels`.
+        chance_map: mAP of a constant score: the mean prevalence.
+        map_above_chance: mAP minus the mAP of chance, paired.
+        accuracy: Images whose highest-scoring label is one of theirs.
+        majority_accuracy: The same for always answering the commonest label.
+        accuracy_above_majority: Accuracy minus that of the majority answer, paired.
+        labels: One entry for each label with both positives and negatives.
+        skipped: Codes of the others: they enter no mean.
+        f1: Mean over labels of F1 at the operating point; None without decisions. So are the rest.
+        sensitivity: Mean over labels.
+        specificity: Mean over labels.
+        f1_sens_spec: Mean over labels of the paper's "F1".
+    """
+
+    images: int
+    patients: int
+    map: Estimate
+    auc: Estimate
+    chance_map: float
+    map_above_chance: Estimate
+    accuracy: Estimate
+    majority_accuracy: float
+    accuracy_above_majority: Estimate
+    labels: tuple[LabelEvaluation, ...]
+    skipped: tuple[str, ...]
+    f1: Estimate | None = None
+    sensitivity: Estimate | None = None
+    specificity: Estimate | None = None
+    f1_sens_spec: Estimate | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; undefined figures are null."""
+        return _entries(self)
+
+
+def evaluate(
+    scores: NDArray[Any],
+    targets: NDArray[Any],
+    labels: LabelSet,
+    *,
+    groups: Sequence[str] | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    decisions: NDArray[Any] | None = None,
+) -> Evaluation:
+    """Evaluate scores, with 95 % intervals by patient.
+
+    Args:
+        scores: Logits or probabilities [N, K], finite.
+        targets: 0/1 [N, K].
+        labels: The K labels.
+        groups: Patient id of each image; None takes every image as a patient of its own.
+        n_bootstrap: Resamples; 0 leaves the intervals out.
+        seed: Seed of the resampling.
+        decisions: 0/1 [N, K], the labels called positive at the operating point.
+
+    Raises:
+        ValueError: Shapes differ, there are no images, or a score is not a finite number.
+    """
+    s, y = _checked(scores, targets)
+    if s.ndim != 2 or s.shape[1] != len(labels):
+        raise ValueError(f"scores {s.shape} are not [N, {len(labels)}]")
+    images = s.shape[0]
+    positives = y.sum(axis=0).astype(int)
+    used = [k for k in range(len(labels)) if 0 < positives[k] < images]
+    weights = _Weights(images, groups, n_bootstrap, seed)
+
+    ap = np.stack([_ranked(_ap, s[:, k], y[:, k], weights) for k in used] or [weights.undefined])
+    auc = np.stack([_ranked(_auc, s[:, k], y[:, k], weights) for k in used] or [weights.undefined])
+    prevalence = np.stack([weights.mean(y[:, k]) for k in used] or [weights.undefined])
+    mean_ap = _mean(ap)
+    # A resample without a single positive of a label has no AP for it, and no chance either.
+    chance = _mean(np.where(np.isnan(ap), np.nan, prevalence))
+    right = weights.mean(y[np.arange(images), s.argmax(axis=1)])
+    commonest = weights.mean(y[:, int(positives.argmax())])
+
+    rates = None
+    if decisions is not None:
+        d = np.asarray(decisions, dtype=np.float64)
+        if d.shape != y.shape:
+            raise ValueError(f"decisions {d.shape} and targets {y.shape} differ in shape")
+        rates = [_rates(d[:, k], y[:, k], weights) for k in used]
+
+    def estimate(values: _Floats) -> Estimate:
+        return _estimate(values, images)
+
+    per_label = tuple(
+        LabelEvaluation(
+            code=labels.codes[k],
+            positives=int(positives[k]),
+            ap=estimate(ap[i]),
+            auc=estimate(auc[i]),
+            chance_ap=float(prevalence[i][0]),
+            **({} if rates is None else {n: estimate(v) for n, v in rates[i].items()}),
+        )
+        for i, k in enumerate(used)
+    )
+    means = {}
+    if rates:
+        means = {n: estimate(_mean(np.stack([r[n] for r in rates]))) for n in rates[0]}
+    return Evaluation(
+        images=images,
+        patients=weights.clusters,
+        map=estimate(mean_ap),
+        auc=estimate(_mean(auc)),
+        chance_map=float(chance[0]),
+        map_above_chance=estimate(mean_ap - chance),
+        accuracy=estimate(right),
+        majority_accuracy=float(commonest[0]),
+        accuracy_above_majority=estimate(right - commonest),
+        labels=per_label,
+        skipped=tuple(code for k, code in enumerate(labels.codes) if k not in used),
+        **means,
+    )
+
+
+def paired_map_difference(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    targets: NDArray[Any],
+    groups: Sequence[str] | None = None,
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """mAP of scores `a` minus mAP of scores `b` on the same images, resampled together.
+
+    Args:
+        a: Scores [N, K].
+        b: Scores [N, K].
+        targets: 0/1 [N, K].
+        groups: Patient id of each image.
+        n_bootstrap: Resamples; 0 leaves the interval out.
+        seed: Seed of the resampling.
+    """
+    first, y = _checked(a, targets)
+    second, _ = _checked(b, targets)
+    weights = _Weights(y.shape[0], groups, n_bootstrap, seed)
+    used = [k for k in range(y.shape[1]) if 0 < y[:, k].sum() < y.shape[0]]
+    differences = [
+        _ranked(_ap, first[:, k], y[:, k], weights) - _ranked(_ap, second[:, k], y[:, k], weights)
+        for k in used
+    ]
+    return _estimate(_mean(np.stack(differences or [weights.undefined])), y.shape[0])
+
+
+def average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Sum over distinct scores of recall step x precision; NaN without positives.
+
+    Args:
+        scores: [N], finite.
+        targets: 0/1 [N].
+    """
+    s, y = _checked(scores, targets)
+    return float(_ranked(_ap, s, y, _Weights(len(s), None, 0, 0))[0])
+
+
+def roc_auc(scores: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Chance that a positive scores above a negative, ties half; NaN without both kinds.
+
+    Args:
+        scores: [N], finite.
+        targets: 0/1 [N].
+    """
+    s, y = _checked(scores, targets)
+    return float(_ranked(_auc, s, y, _Weights(len(s), None, 0, 0))[0])
+
+
+def sensitivity(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+    """True positives among the positives; NaN without any. Both arguments 0/1 [N]."""
+    return _rate("sensitivity", predicted, targets)
+
+
+def specificity(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+    """True negatives among the negatives; NaN without any. Both arguments 0/1 [N]."""
+    return _rate("specificity", predicted, targets)
+
+
+def f1(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Harmonic mean of precision and sensitivity; NaN with nothing to find and nothing found."""
+    return _rate("f1", predicted, targets)
+
+
+def f1_sens_spec(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Harmonic mean of sensitivity and specificity; what the paper calls F1."""
+    return _rate("f1_sens_spec", predicted, targets)
+
+
+def ece(probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 15) -> float:
+    """Expected calibration error over all labels, in bins of equal width.
+
+    Args:
+        probabilities: 0..1, any shape.
+        targets: 0/1, the same shape.
+        bins: Number of bins.
+    """
+    p, y = _checked(probabilities, targets)
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError("a probability is outside 0..1")
+    which = np.minimum((p.ravel() * bins).astype(int), bins - 1)
+    gap = np.bincount(which, weights=p.ravel() - y.ravel(), minlength=bins)
+    return float(np.abs(gap).sum() / p.size)
+
+
+def brier(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Mean squared error of probabilities, over all labels."""
+    p, y = _checked(probabilities, targets)
+    return float(np.mean((p - y) ** 2))
+
+
+class _Weights:
+    """How often each image counts: row 0 once each, then one row a resample of patients."""
+
+    def __init__(
+        self, images: int, groups: Sequence[str] | None, n_bootstrap: int, seed: int
+    ) -> None:
+        if groups is not None and len(groups) != images:
+            raise ValueError(f"{len(groups)} groups for {images} images")
+        names = np.arange(images) if groups is None else np.asarray(groups)
+        _, cluster = np.unique(names, return_inverse=True)
+        self.clusters = int(cluster.max()) + 1
+        drawn = np.random.default_rng(seed).integers(
+            0, self.clusters, size=(n_bootstrap, self.clusters)
+        )
+        offset = np.arange(n_bootstrap)[:, None] * self.clusters
+        counts = np.bincount((drawn + offset).ravel(), minlength=n_bootstrap * self.clusters)
+        counts = counts.reshape(n_bootstrap, self.clusters)
+        resampled = counts[:, cluster]  # [B, patients] -> [B, N]
+        self.rows: _Floats = np.vstack([np.ones((1, images)), resampled])
+        self.totals: _Floats = self.rows.sum(axis=1)
+        self.undefined: _Floats = np.full(len(self.rows), np.nan)
+
+    def mean(self, values: _Floats) -> _Floats:
+        """Weighted mean of `values` [N] in each row."""
+        means: _Floats = (self.rows @ values) / self.totals
+        return means
+
+
+_Curve = Callable[[_Floats, _Floats], _Floats]
+
+
+def _ranked(curve: _Curve, s: _Floats, y: _Floats, weights: _Weights) -> _Floats:
+    """A ranking metric for each row of weights [1 + B]."""
+    order = np.argsort(-s, kind="stable")
+    ranked = s[order]
+    # Equal scores have no order among themselves: the curve has points at their ends only.
+    ends = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
+    rows = max(1, _WEIGHTS_AT_ONCE // ranked.size)
+    parts = []
+    for start in range(0, len(weights.rows), rows):
+        w = weights.rows[start : start + rows][:, order]
+        hits = np.cumsum(w * y[order], axis=1)[:, ends]
+        flagged = np.cumsum(w, axis=1)[:, ends]
+        parts.append(curve(hits, flagged))
+    return np.concatenate(parts)
+
+
+def _ap(hits: _Floats, flagged: _Floats) -> _Floats:
+    """Average precision of cumulated true positives and positives, each [B, points]."""
+    steps = np.diff(hits, axis=1, prepend=0.0)
+    precision = np.divide(hits, flagged, out=np.zeros_like(hits), where=flagged > 0)
+    return _ratio((steps * precision).sum(axis=1), hits[:, -1])
+
+
+def _auc(hits: _Floats, flagged: _Floats) -> _Floats:
+    """ROC area of cumulated true positives and positives, by the trapezoid rule."""
+    false_alarms = flagged - hits
+    steps = np.diff(false_alarms, axis=1, prepend=0.0)
+    before = hits - np.diff(hits, axis=1, prepend=0.0)
+    area = (steps * (hits + before) / 2).sum(axis=1)
+    return _ratio(area, hits[:, -1] * false_alarms[:, -1])
+
+
+def _rates(d: _Floats, y: _Floats, weights: _Weights) -> dict[str, _Floats]:
+    """The figures of an operating point for each row of weights."""
+    table = weights.rows @ np.stack([d * y, (1 - d) * y, d * (1 - y), (1 - d) * (1 - y)], axis=1)
+    tp, fn, fp, tn = table.T
+    sens, spec = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+    return {
+        "sensitivity": sens,
+        "specificity": spec,
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "f1_sens_spec": np.where(sens + spec == 0, 0.0, _ratio(2 * sens * spec, sens + spec)),
+    }
+
+
+def _rate(name: str, predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+    d, y = _checked(predicted, targets)
+    return float(_rates(d, y, _Weights(len(y), None, 0, 0))[name][0])
+
+
+def _ratio(numerator: _Floats, denominator: _Floats) -> _Floats:
+    undefined = np.full_like(denominator, np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+
+
+def _mean(values: _Floats) -> _Floats:
+    """Mean over labels [K, 1 + B] -> [1 + B] of those that are defined."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(float))
+
+
+def _estimate(values: _Floats, n: int) -> Estimate:
+    resampled = values[1:][~np.isnan(values[1:])]
+    low, high = np.percentile(resampled, _INTERVAL) if resampled.size else (math.nan, math.nan)
+    return Estimate(float(values[0]), float(low), float(high), n)
+
+
+def _checked(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[_Floats, _Floats]:
+    s = np.asarray(scores, dtype=np.float64)
+    y = np.asarray(targets, dtype=np.float64)
+    if s.shape != y.shape:
+        raise ValueError(f"scores {s.shape} and targets {y.shape} differ in shape")
+    if s.size == 0:
+        raise ValueError("no images")
+    if not np.isfinite(s).all():
+        raise ValueError("a score is not a finite number")
+    return s, y
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _entries(record: LabelEvaluation | Evaluation) -> dict[str, Any]:
+    return {name: _json(entry) for name, entry in vars(record).items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, (Estimate, LabelEvaluation)):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_json(entry) for entry in value]
+    return _finite(value) if isinstance(value, float) else value
