@@ -1,7 +1,8 @@
-"""The runtimes agree, refuse what they must refuse before they parse it, and say what is missing."""
+"""The runtimes agree, refuse before they parse what they must, and say what is missing."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -95,9 +96,8 @@ def test_images_of_another_form_are_refused(backend: str, images: Any) -> None:
 
 def test_torch_computes_the_network_of_a_checkpoint() -> None:
     from qdr_edge.runtime.torch import open_checkpoint
-    from tests.networks import checkpoint, images
-
     from qdr_export.float_twin import build_float_twin
+    from tests.networks import checkpoint, images
 
     for family in ("resnet", "mobilenet", "student"):
         network = checkpoint(family)
@@ -116,7 +116,7 @@ def test_unknown_backends_options_and_threads() -> None:
             open_model(name, MODEL)
     with pytest.raises(BackendError, match="-1 threads"):
         open_model("onnxruntime", MODEL, threads=-1)
-    with pytest.raises(BackendError, match="OpenVINO .* refuses"):
+    with pytest.raises(BackendError, match=r"OpenVINO .* refuses"):
         open_model("openvino", MODEL, options={"NO_SUCH_OPTION": "1"})
 
 
@@ -218,10 +218,9 @@ def test_damaged_models_are_refused_or_still_checked_never_crash() -> None:
     for _ in range(500):
         data = bytearray(MODEL)
         data[int(random.integers(len(data)))] = int(random.integers(256))
-        try:
+        # Any other exception than ours fails the test.
+        with contextlib.suppress(BundleError):
             check_onnx(bytes(data))
-        except BundleError as error:
-            assert "model refused" in error.what
 
 
 def _bundle(**artefacts: Artefact) -> Bundle:
