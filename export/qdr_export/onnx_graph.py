@@ -155,10 +155,13 @@ class GraphView:
         return scale
 
     def zero_point(self, node: NodeProto) -> NDArray[Any]:
-        """The zero point of a Q or DQ node; uint8 0 if it names none."""
-        if len(node.input) < 3 or not node.input[2]:
-            return np.zeros((), np.uint8)
-        return self.constants[node.input[2]]
+        """The zero point of a Q or DQ node; 0 of the codes' type if it names none."""
+        if len(node.input) > 2 and node.input[2]:
+            return self.constants[node.input[2]]
+        codes = self.constants.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and codes is not None:
+            return np.zeros((), codes.dtype)
+        return np.zeros((), np.uint8)
 
     def dequantized(self, tensor: str) -> NodeProto | None:
         """The DequantizeLinear that makes a tensor, if one does."""

@@ -1,0 +1,159 @@
+"""Parity: does every form of a student decide as its reference does, image by image?
+
+The rule is frozen before any form is compared. A rung that gates and flips one decision fails the
+export; a rung whose runtime is not here is *unavailable*, which is never counted as passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdr_edge.decision import DecisionRule
+from qdr_export.emission import Emission
+from qdr_export.rungs import FLOAT_TWIN, REFERENCE, TRAINER_PROBES, Outputs, as_written
+
+# How a rung counts.
+GATES, INFORMS = "gates", "informs"
+RAN, UNAVAILABLE = "ran", "unavailable"
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One label of one image that a form decides otherwise than the reference."""
+
+    image: str
+    label: str
+    reference_logit: float
+    logit: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One form of the student compared with the reference.
+
+    Args:
+        name: The form.
+        role: "gates" if a flip forbids sealing, "informs" if it is shown only.
+        status: "ran" or "unavailable".
+        runtime: What computed it.
+        images: Images compared.
+        exact: Images whose logits are all equal bit for bit.
+        largest: Largest absolute difference of a logit.
+        flips: Every decision that differs.
+        reason: Why it is unavailable, and the command that adds it.
+    """
+
+    name: str
+    role: str
+    status: str
+    runtime: str = ""
+    images: int = 0
+    exact: int = 0
+    largest: float = 0.0
+    flips: tuple[Flip, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """All rungs of one student."""
+
+    rungs: tuple[Rung, ...]
+
+    @property
+    def failures(self) -> tuple[Rung, ...]:
+        """Rungs that forbid sealing."""
+        return tuple(rung for rung in self.rungs if rung.role == GATES and rung.flips)
+
+    def rung(self, name: str) -> Rung:
+        """The rung of a form."""
+        return next(rung for rung in self.rungs if rung.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object with every flip."""
+        return {"rungs": [asdict(rung) for rung in self.rungs]}
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The rungs with the number of flips in place of the list."""
+        return [{**asdict(rung), "flips": len(rung.flips)} for rung in self.rungs]
+
+
+def compare_rungs(
+    outputs: Outputs, emission: Emission, rule: DecisionRule, images: Sequence[str]
+) -> ParityReport:
+    """Compare every form with the reference under a frozen rule.
+
+    Args:
+        outputs: Logits of all forms.
+        emission: The artefacts, for those that could not run.
+        rule: The frozen operating point.
+        images: Name of each image, for the list of exceptions.
+    """
+    rungs = []
+    for name in TRAINER_PROBES:
+        role = GATES if name == "trainer" else INFORMS
+        if name in outputs.logits:
+            rungs.append(_rung(name, role, "torch, in training", outputs, rule, images))
+        elif role == GATES:
+            reason = "the images are not those the trainer saw, or it wrote no probe"
+            rungs.append(Rung(name, role, UNAVAILABLE, reason=reason))
+    for name, artefact in emission.artefacts.items():
+        if name in outputs.logits:
+            rungs.append(_rung(name, GATES, outputs.versions[name], outputs, rule, images))
+            continue
+        here = artefact.availability
+        reason = f"{here.reason}; install with `{here.install}`" if here.install else here.reason
+        rungs.append(Rung(name, GATES, UNAVAILABLE, reason=reason))
+        if (stand_in := as_written(name)) in outputs.logits:
+            version = outputs.versions[stand_in]
+            rungs.append(_rung(stand_in, INFORMS, version, outputs, rule, images))
+    version = outputs.versions[FLOAT_TWIN]
+    rungs.append(_rung(FLOAT_TWIN, INFORMS, version, outputs, rule, images))
+    return ParityReport(tuple(rungs))
+
+
+def decisions(logits: NDArray[np.float32], rule: DecisionRule) -> NDArray[np.bool_]:
+    """Which labels are positive: [N, K]."""
+    thresholds = np.asarray(rule.logit_thresholds, np.float64)
+    result: NDArray[np.bool_] = logits.astype(np.float64) >= thresholds
+    return result
+
+
+def _rung(
+    name: str,
+    role: str,
+    runtime: str,
+    outputs: Outputs,
+    rule: DecisionRule,
+    images: Sequence[str],
+) -> Rung:
+    reference, logits = outputs.logits[REFERENCE], outputs.logits[name]
+    if not np.isfinite(logits).all():
+        # Otherwise NaN would compare as "no flip" for a label that is negative anyway.
+        logits = np.where(np.isfinite(logits), logits, np.inf)
+    flipped = np.argwhere(decisions(reference, rule) != decisions(logits, rule))
+    return Rung(
+        name=name,
+        role=role,
+        status=RAN,
+        runtime=runtime,
+        images=len(logits),
+        exact=int((reference == logits).all(axis=1).sum()),
+        largest=float(np.abs(reference.astype(np.float64) - logits).max(initial=0.0)),
+        flips=tuple(
+            Flip(
+                images[i],
+                rule.labels.codes[k],
+                float(reference[i, k]),
+                float(logits[i, k]),
+                float(rule.logit_thresholds[k]),
+            )
+            for i, k in flipped
+        ),
+    )

@@ -1,0 +1,71 @@
+"""Target profiles: the YAML files in export/targets, one for each device family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdr_edge.errors import ExportError
+from qdr_edge.target import Target
+
+DEFAULT_TARGETS = ("ort-x86", "openvino", "tensorrt")
+_KEYS = {"name", "backend", "emitter", "runtime", "requires", "description", "tolerance_steps"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What to emit for a target.
+
+    Args:
+        target: What the device must be able to do.
+        emitter: Name of the emitter.
+        tolerance_steps: How many steps a golden logit may differ there; 0 demands equal bits.
+    """
+
+    target: Target
+    emitter: str
+    tolerance_steps: int
+
+
+def profile_folder() -> Path:
+    """Where the profiles lie: in the package of a wheel, beside it in the repository."""
+    inside = Path(__file__).parent / "targets"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "targets"
+
+
+def profile_names() -> list[str]:
+    """Targets there is a profile for."""
+    return sorted(path.stem for path in profile_folder().glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of a target.
+
+    Raises:
+        ExportError: There is none, or it is malformed.
+    """
+    import difflib
+
+    import yaml
+
+    path = profile_folder() / f"{name}.yaml"
+    if name not in profile_names():
+        near = difflib.get_close_matches(name, profile_names(), n=1)
+        raise ExportError(
+            f"unknown target {name!r}",
+            expected=f"one of {', '.join(profile_names())}",
+            fix=f"did you mean {near[0]}?" if near else "correct --target",
+        )
+    try:
+        value: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ExportError(f"not YAML: {error}", where=str(path)) from error
+    if not isinstance(value, dict) or not _KEYS - {"tolerance_steps"} <= set(value) <= _KEYS:
+        raise ExportError(
+            "keys missing or unknown", where=str(path), expected=f"{', '.join(sorted(_KEYS))}"
+        )
+    steps, emitter = value.pop("tolerance_steps", 0), value.pop("emitter")
+    if not isinstance(steps, int) or not 0 <= steps <= 255:
+        raise ExportError(f"tolerance_steps {steps!r}", where=str(path), expected="0..255")
+    return Profile(Target.from_dict(value), str(emitter), steps)

@@ -1,0 +1,126 @@
+"""Run every form of a student over the same images: the raw material of the parity table.
+
+Images are streamed: each is preprocessed once, goes through all forms, and only logits are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdr_edge.gate import GateFeatures, measure
+from qdr_edge.preprocess import load_image
+from qdr_edge.runtime import Session, open_model
+from qdr_export.emission import Artefact, Emission
+from qdr_export.reference import Reference
+from qdr_export.run_folder import Student
+
+Logits = NDArray[np.float32]
+
+REFERENCE, FLOAT_TWIN = "reference", "float twin"
+TRAINER_PROBES = {
+    "trainer": "reference_logits",
+    "trainer in QAT form": "qat_logits",
+    "trainer in float": "float_logits",
+}
+# ONNX Runtime would quantize float weights behind quantized inputs by itself; this stops it, so
+# that the graph is executed as it is written.
+AS_WRITTEN = {"session.disable_quant_qdq": "1"}
+_BATCH = 8
+
+
+class _Infers(Protocol):
+    def infer(self, images: NDArray[np.uint8]) -> Logits: ...
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Logits of every form on every image.
+
+    Args:
+        logits: By form, float32 [N, K]. "reference" and "float twin" are always there; a target
+            is there if it ran here; "TARGET as written" is a graph executed by ONNX Runtime in
+            place of a runtime that is not here.
+        versions: Runtime and version, by form.
+        features: What the gate measures of each image.
+    """
+
+    logits: Mapping[str, Logits]
+    versions: Mapping[str, str]
+    features: tuple[GateFeatures, ...]
+
+
+def as_written(target: str) -> str:
+    """Name of the form that stands in for a target whose runtime is not here."""
+    return f"{target} as written"
+
+
+def run_rungs(
+    student: Student, emission: Emission, *, threads: int, advance: Callable[[int], None]
+) -> Outputs:
+    """Run all forms over the student's validation and test images.
+
+    Args:
+        student: The images.
+        emission: The graphs.
+        threads: Threads of a runtime; 0 takes every core.
+        advance: Called with the number of images done.
+
+    Raises:
+        ImageError: An image of the table cannot be read.
+        BackendError: A runtime refuses an artefact.
+    """
+    spec = student.checkpoint.preprocess
+    with ExitStack() as stack:
+        forms: dict[str, _Infers] = {REFERENCE: Reference(emission.canonical)}
+        versions = {REFERENCE: "NumPy"}
+        for name, session in _sessions(emission, threads).items():
+            stack.callback(session.close)
+            forms[name] = session
+            versions[name] = f"{session.backend} {session.version}"
+        parts: dict[str, list[Logits]] = {name: [] for name in forms}
+        features: list[GateFeatures] = []
+        files = [sample.file for sample in student.samples]
+        for start in range(0, len(files), _BATCH):
+            images = [load_image(file, spec) for file in files[start : start + _BATCH]]
+            features += [measure(image, spec.modality) for image in images]
+            batch = np.stack(images)  # [n, 3, S, S]
+            for name, form in forms.items():
+                parts[name].append(form.infer(batch))
+            advance(len(images))
+    logits = {name: np.concatenate(part) for name, part in parts.items()}
+    return Outputs(logits | _probes(student), versions, tuple(features))
+
+
+def open_artefact(artefact: Artefact, threads: int) -> Session:
+    """Open an artefact in its own runtime."""
+    return open_model(artefact.backend, artefact.model, threads=threads)
+
+
+def _sessions(emission: Emission, threads: int) -> dict[str, Session]:
+    sessions = {FLOAT_TWIN: open_model("onnxruntime", emission.float_twin, threads=threads)}
+    for name, artefact in emission.artefacts.items():
+        if artefact.availability.ok:
+            sessions[name] = open_artefact(artefact, threads)
+        elif artefact.backend == "tensorrt":
+            sessions[as_written(name)] = open_model(
+                "onnxruntime", artefact.model, threads=threads, options=AS_WRITTEN
+            )
+    return sessions
+
+
+def _probes(student: Student) -> dict[str, Logits]:
+    """The trainer's logits, if they are of these very rows."""
+    if not student.same_data:
+        return {}
+    rows = len(student.samples)
+    return {
+        name: student.checkpoint.probe[key].astype(np.float32)
+        for name, key in TRAINER_PROBES.items()
+        if key in student.checkpoint.probe and len(student.checkpoint.probe[key]) == rows
+    }
