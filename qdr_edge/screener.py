@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from qdr_edge.bundle import Bundle, OnStep, read_bundle
 from qdr_edge.decision import Decision, Outcome, aggregate, decide, rejected
@@ -119,7 +119,9 @@ class Screener:
         self.session = session
         self.spec = _contract(bundle)
         self.rule = manifest.decision.rule(manifest.labels.label_set())
-        self.limits = GateLimits.from_dict(dict(manifest.decision.gates))
+        # GateLimits checks the tree itself and raises BundleError.
+        gates = cast("Mapping[str, Sequence[str]]", manifest.decision.gates)
+        self.limits = GateLimits.from_dict(gates)
         self._fault = ""
         self._closed = False
         self._lock = threading.Lock()
