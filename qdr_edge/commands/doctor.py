@@ -93,7 +93,8 @@ def _print_tables(report: dict[str, Any]) -> None:
     rows += [("trusted key", key) for key in trust["keys"]] or [("trusted keys", "none")]
     if "problem" in trust:
         rows.append(("problem", trust["problem"]))
-    console.print(pairs("\nTrust store", rows))
+    console.print()
+    console.print(pairs("Trust store", rows))
 
 
 def _int8_line(architecture: str, features: set[str]) -> str:

@@ -31,7 +31,7 @@ def inspect(
 def _print_tables(path: Path, inspection: Inspection) -> None:
     from rich.console import Console
 
-    from qdr_edge.commands.show import SYNTHETIC_NOTICE, UNPROVEN_NOTICE, pairs
+    from qdr_edge.commands.show import SYNTHETIC_NOTICE, UNPROVEN_NOTICE, pairs, size_text
 
     manifest = inspection.manifest
     total = sum(inspection.sizes.values())
@@ -48,26 +48,32 @@ def _print_tables(path: Path, inspection: Inspection) -> None:
         ("scheme", manifest.scheme.get("name", "?")),
         ("proven", "yes" if manifest.proven else "NO"),
         ("licence", manifest.licence),
-        ("content", f"{len(inspection.sizes)} entries, {total / 1e6:.2f} MB"),
+        ("content", f"{len(inspection.sizes)} entries, {size_text(total)}"),
     ]
     console.print(pairs("Bundle", about))
     thresholds = [
         (f"{t.code} ({name})", f"logit >= {t.logit}, fitted for {t.fitted_for} on {t.split}")
         for t, name in zip(manifest.decision.thresholds, manifest.labels.names, strict=True)
     ]
-    console.print(pairs(f"\nLabels: {manifest.labels.name}", thresholds))
+    console.print()
+    console.print(pairs(f"Labels: {manifest.labels.name}", thresholds))
     artefacts = []
     for name, artefact in manifest.artefacts.items():
         needs = ", ".join(artefact.requires) or "nothing"
-        size = inspection.sizes.get(artefact.entry, 0) / 1e6
+        size = inspection.sizes.get(artefact.entry, 0)
         line = f"{artefact.backend} {artefact.runtime} opset {artefact.opset}, needs {needs}, "
-        line += f"tolerance {artefact.tolerance_steps} steps, {size:.2f} MB"
+        line += f"tolerance {artefact.tolerance_steps} steps, {size_text(size)}"
         artefacts.append((name, line))
-    console.print(pairs("\nTargets", artefacts))
+    console.print()
+    console.print(pairs("Targets", artefacts))
     golden = [(g.name, f"{g.outcome} {' '.join(g.positives)}".strip()) for g in manifest.golden]
-    console.print(pairs("\nGolden vectors", golden))
+    console.print()
+    console.print(pairs("Golden vectors", golden))
     for title, tree in (("Evidence", manifest.evidence), ("Provenance", manifest.provenance)):
-        console.print(pairs(f"\n{title}", _flat(tree)))
+        if not tree:
+            continue
+        console.print()
+        console.print(pairs(title, _flat(tree)))
     if manifest.synthetic:
         console.print(SYNTHETIC_NOTICE, style="yellow")
     if not manifest.proven:

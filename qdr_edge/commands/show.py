@@ -20,16 +20,23 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
+def size_text(size_bytes: int) -> str:
+    """A file size for people, in units of 1000."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
+
+
 def pairs(title: str, rows: Iterable[tuple[str, object]]) -> Table:
     """A two-column table without borders."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
+    # Text, not str: rich reads [brackets] in a str as markup.
+    heading = Text(printable(title))
+    table = Table(title=heading, title_justify="left", box=None, show_header=False, padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(Text(name), Text(printable(value)))
+        table.add_row(Text(printable(name)), Text(printable(value)))
     return table
 
 

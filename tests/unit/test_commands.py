@@ -202,6 +202,23 @@ def test_text_of_a_file_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[31mb\nc\u202ed") == "a?[31mb?c?d"
 
 
+def test_names_in_a_manifest_are_shown_as_they_are(
+    run: Run, files: Path, parts: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    manifest, entries = parts
+    labels = manifest.labels.model_copy(update={"name": "[red]x[/red]\x1b[2J"})
+    hostile = manifest.model_copy(
+        update={"labels": labels, "provenance": {"[bold]k\x1b": "[link=x]v"}}
+    )
+    write_bundle(files / "hostile.qdr", hostile, entries, KEY)
+    code, out, _ = run("inspect", "hostile.qdr")
+    assert code == 0
+    assert "Labels: [red]x[/red]?[2J" in out
+    assert "[bold]k?" in out
+    assert "[link=x]v" in out
+    assert "\x1b" not in out
+
+
 def test_command_modules_import_nothing_heavy() -> None:
     modules = "import qdr_edge.commands.run, qdr_edge.commands.inspect, "
     modules += "qdr_edge.commands.verify, qdr_edge.commands.doctor, sys; "
