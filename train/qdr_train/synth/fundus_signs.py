@@ -32,12 +32,12 @@ def _spots(
 
 def _drusen(canvas: Canvas, severity: float, site: Site, rng: np.random.Generator) -> None:
     # Soft yellow dots, largest and most confluent around the fovea.
-    count = int(25 + 60 * severity)
+    count = int(32 + 60 * severity)
     points = _spots(rng, count, (0.6 * site[0], 0.5 * site[1]), 3.1)
-    radii = (0.20 + 0.13 * severity) * np.exp(0.45 * rng.standard_normal(count).clip(-2, 2))
+    radii = (0.24 + 0.17 * severity) * np.exp(0.45 * rng.standard_normal(count).clip(-2, 2))
     strength = rng.uniform(0.45, 1.0, count)
     mask = canvas.dots(points, radii, strength=strength, blur=0.12)
-    canvas.blend((0.30 + 0.45 * severity) * mask, (1.02, 0.84, 0.44))
+    canvas.blend((0.36 + 0.46 * severity) * mask, (1.02, 0.84, 0.44))
     if severity > 0.75:
         # Advanced dry disease: a patch of atrophy with a sharp pale edge.
         patch = canvas.shape(rng, (1.0 * site[0], 0.8 * site[1]), (1.7, 1.4), rough=0.3, soft=0.25)
@@ -48,7 +48,7 @@ def _drusen(canvas: Canvas, severity: float, site: Site, rng: np.random.Generato
 def _wet_lesion(canvas: Canvas, severity: float, site: Site, rng: np.random.Generator) -> None:
     # Dirty grey-yellow fibrovascular tissue under the macula with blood along its border.
     centre = (0.8 * site[0], 0.7 * site[1])
-    size = 1.7 + 2.2 * severity
+    size = 1.9 + 2.4 * severity
     tissue = canvas.shape(rng, centre, (size, 0.8 * size), rough=0.25, soft=0.8)
     mottle = np.clip(1.0 + 0.35 * noise_field(rng, canvas.x.shape, 30), 0.2, 1.4)
     if tissue:
@@ -74,13 +74,13 @@ def _wet_lesion(canvas: Canvas, severity: float, site: Site, rng: np.random.Gene
 def _grey_membrane(canvas: Canvas, severity: float, site: Site, rng: np.random.Generator) -> None:
     # New vessels under the retina: a grey-green plaque with a darker pigmented rim.
     centre = (1.1 * site[0], 0.9 * site[1])
-    size = 1.2 + 1.3 * severity
+    size = 1.4 + 1.5 * severity
     state = rng.bit_generator.state
     rim = canvas.shape(rng, centre, (1.5 * size, 1.3 * size), rough=0.22, soft=0.7)
     rng.bit_generator.state = state  # the same outline, smaller
     core = canvas.shape(rng, centre, (size, 0.88 * size), rough=0.22, soft=0.9)
     mottle = np.clip(1.0 + 0.25 * noise_field(rng, canvas.x.shape, 34), 0.3, 1.3)
-    strength = 0.30 + 0.50 * severity
+    strength = 0.38 + 0.48 * severity
     if rim and core:
         canvas.absorb(0.55 * strength * rim[0], (1.0, 0.55, 0.5), rim[1])
         canvas.blend(
@@ -186,10 +186,9 @@ def _cellophane(canvas: Canvas, severity: float, site: Site, rng: np.random.Gene
 
 def _flame_bleeding(canvas: Canvas, severity: float, site: Site, rng: np.random.Generator) -> None:
     up = occluded_half(rng)
-    rng.random()
-    count = int((70 + 90 * severity) * (1.7 if up == 0 else 1.0))
+    count = int((90 + 120 * severity) * (1.7 if up == 0 else 1.0))
     x, y = DISC
-    reach = rng.uniform(2.5, 20.0, count)
+    reach = rng.uniform(3.5, 21.0, count)
     if up == 0:
         angle = rng.uniform(0.0, 2 * np.pi, count)
     else:
@@ -199,7 +198,7 @@ def _flame_bleeding(canvas: Canvas, severity: float, site: Site, rng: np.random.
     points += 0.5 * rng.standard_normal((count, 2))
     # Flames follow the nerve fibres, which run along the radius from the disc.
     turns = angle + 0.22 * rng.standard_normal(count) + canvas.view.rotation
-    radii = rng.uniform(0.14, 0.22 + 0.22 * severity, count)
+    radii = rng.uniform(0.12, 0.20 + 0.18 * severity, count)
     flames = canvas.dots(
         points,
         0.85 * radii,
