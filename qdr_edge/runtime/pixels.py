@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_images(images: NDArray[np.uint8], size: int) -> None:
-    """Refuse anything but uint8 [N, 3, size, size]; `size` 0 accepts any square.
+    """Refuse anything but uint8 [N >= 1, 3, size, size]; `size` 0 accepts any square.
 
     Raises:
         BackendError: another type or shape, which a runtime would report in its own words.
@@ -23,13 +23,14 @@ def check_images(images: NDArray[np.uint8], size: int) -> None:
     if (
         images.dtype != np.uint8
         or len(shape) != 4
+        or shape[0] < 1
         or shape[1] != 3
         or shape[2] != shape[3]
         or (size and shape[2] != size)
     ):
         raise BackendError(
             f"images are {images.dtype} {list(shape)}",
-            expected=f"uint8 [N, 3, {size or 'S'}, {size or 'S'}]",
+            expected=f"uint8 [N >= 1, 3, {size or 'S'}, {size or 'S'}]",
             fix="preprocess them with the bundle's contract",
         )
 

@@ -84,8 +84,9 @@ def test_a_session_serves_several_threads(backend: str) -> None:
         np.zeros((1, SIZE, SIZE, 3), np.uint8),
         np.zeros((1, 3, SIZE, SIZE + 1), np.uint8),
         np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((0, 3, SIZE, SIZE), np.uint8),
     ],
-    ids=["float", "rank", "nhwc", "oblong", "size"],
+    ids=["float", "rank", "nhwc", "oblong", "size", "none"],
 )
 def test_images_of_another_form_are_refused(backend: str, images: Any) -> None:
     session: Session = open_model(backend, MODEL, threads=1)
