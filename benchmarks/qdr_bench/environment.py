@@ -1,0 +1,225 @@
+"""What machine and software a figure was measured on. What cannot be read is absent, never zero."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from qdr_edge.target import host
+
+PACKAGES = ("qdr-edge", "numpy", "onnxruntime", "openvino", "tensorrt", "opencv-python-headless",
+            "pillow", "torch", "scipy")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """What may change while measuring.
+
+    Args:
+        load_average: Over 1, 5 and 15 minutes.
+        frequency_mhz: Of each core.
+        temperature_c: Of each thermal zone, by its type.
+        available_memory_bytes: What could be given to processes.
+    """
+
+    load_average: tuple[float, ...] | None
+    frequency_mhz: tuple[int, ...] | None
+    temperature_c: dict[str, float] | None
+    available_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What stays the same: machine, system, software."""
+
+    cpu: str
+    architecture: str
+    isa: tuple[str, ...]
+    cores: int
+    machine_cores: int | None
+    cpu_quota: float | None
+    governor: str | None
+    turbo: str | None
+    gpu: str | None
+    jetson: str | None
+    memory_bytes: int
+    system: str
+    kernel: str
+    container: str | None
+    virtual_machine: bool
+    python: str
+    packages: dict[str, str]
+    git_commit: str | None
+    power_sensor: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+class ProcTree:
+    """Reads the nodes of /proc and /sys below a root that tests can point at a recorded tree."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+
+    def text(self, path: str) -> str | None:
+        """Return a node's text, or None where it is missing or may not be read."""
+        try:
+            return (self._root / path.lstrip("/")).read_text(errors="replace").strip()
+        except OSError:
+            return None
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Return the nodes of a pattern, sorted, as paths below the root."""
+        return sorted(self._root.glob(pattern.lstrip("/")))
+
+    def busy_cores_ticks(self) -> tuple[int, int] | None:
+        """Return (busy, total) CPU ticks since boot; a neighbour's stolen time is busy."""
+        stat = self.text("/proc/stat")
+        if not stat or not stat.startswith("cpu "):
+            return None
+        ticks = [int(value) for value in stat.splitlines()[0].split()[1:9]]
+        idle = ticks[3] + ticks[4]
+        return (sum(ticks) - idle, sum(ticks)) if sum(ticks) else None
+
+
+def machine_state(tree: ProcTree) -> MachineState:
+    """Read what may change while measuring."""
+    load = tree.text("/proc/loadavg")
+    memory = _field(tree.text("/proc/meminfo"), "MemAvailable")
+    frequencies = [
+        int(text) // 1000
+        for path in tree.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+        if (text := _read(path)).isdigit()
+    ]
+    temperatures = {}
+    for zone in tree.glob("/sys/class/thermal/thermal_zone*"):
+        value = _read(zone / "temp")
+        if value.lstrip("-").isdigit():
+            temperatures[_read(zone / "type") or zone.name] = int(value) / 1000
+    return MachineState(
+        load_average=tuple(float(x) for x in load.split()[:3]) if load else None,
+        frequency_mhz=tuple(frequencies) or None,
+        temperature_c=temperatures or None,
+        available_memory_bytes=int(memory.split()[0]) * 1024 if memory else None,
+    )
+
+
+def environment(tree: ProcTree) -> Environment:
+    """Read what stays the same."""
+    machine = host()
+    cpuinfo = tree.text("/proc/cpuinfo") or ""
+    flags = (_field(cpuinfo, "flags") or "").split()
+    return Environment(
+        cpu=machine.cpu,
+        architecture=machine.architecture,
+        isa=tuple(sorted(machine.features - {machine.architecture, "nvidia"})),
+        cores=machine.cores,
+        machine_cores=sum(line.startswith("processor") for line in cpuinfo.splitlines()) or None,
+        cpu_quota=_cpu_quota(tree.text("/sys/fs/cgroup/cpu.max")),
+        governor=tree.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        turbo=_turbo(tree),
+        gpu=_first_line(tree.text("/proc/driver/nvidia/version")),
+        jetson=machine.jetson or None,
+        memory_bytes=machine.memory_bytes,
+        system=_system(tree),
+        kernel=platform.release(),
+        container=_container(tree),
+        virtual_machine="hypervisor" in flags,
+        python=platform.python_version(),
+        packages=_packages(),
+        git_commit=_git_commit(),
+        power_sensor=_power_sensor(tree),
+    )
+
+
+def _turbo(tree: ProcTree) -> str | None:
+    boost = tree.text("/sys/devices/system/cpu/cpufreq/boost")
+    if boost in ("0", "1"):
+        return "on" if boost == "1" else "off"
+    no_turbo = tree.text("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    return {"0": "on", "1": "off"}.get(no_turbo or "")
+
+
+def _power_sensor(tree: ProcTree) -> str | None:
+    for path in tree.glob("/sys/class/powercap/*/energy_uj"):
+        if _read(path):
+            return f"powercap {path.parent.name}"
+    return None
+
+
+def _cpu_quota(text: str | None) -> float | None:
+    """Cores a container may use at most, from cgroup v2's "quota period"."""
+    parts = (text or "").split()
+    if len(parts) != 2 or not all(part.isdigit() for part in parts) or not int(parts[1]):
+        return None
+    return int(parts[0]) / int(parts[1])
+
+
+def _system(tree: ProcTree) -> str:
+    for line in (tree.text("/etc/os-release") or "").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.split("=", 1)[1].strip('"')
+    return platform.system()
+
+
+def _container(tree: ProcTree) -> str | None:
+    if tree.text("/.dockerenv") is not None:
+        return "docker"
+    if tree.text("/run/.containerenv") is not None:
+        return "podman"
+    return None
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """Commit of the source this runs from, marked if it was changed; None for an installed one."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(folder), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # A package installed into some other project's repository is not of that commit.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit} (changed)" if commit and changed else commit
+
+
+def _field(text: str | None, name: str) -> str | None:
+    for line in (text or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _first_line(text: str | None) -> str | None:
+    return text.splitlines()[0] if text else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,173 @@
+"""The benchmark as a file: report.json (schema versioned, raw latencies kept) and report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import qdr_edge
+from qdr_bench.environment import Environment, MachineState
+from qdr_bench.evaluation_data import EvaluationData
+from qdr_bench.measurement import Row
+from qdr_bench.single_stream import Plan
+from qdr_bench.statistics import paired_ratio, round_medians
+from qdr_bench.subject import Subject
+from qdr_edge.errors import OutputError
+from qdr_edge.files import atomic_write
+
+FORMAT = "qdr-benchmark"
+SCHEMA_VERSION = 1
+QUICK_BELOW_S = 600.0
+JSON_NAME = "report.json"
+HTML_NAME = "report.html"
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkReport:
+    """Everything one `qdr-edge bench` measured.
+
+    Args:
+        subjects: The bundles.
+        rows: One a cell, in the order of the cells.
+        data: Evaluation data by subject name.
+        plan: How it was measured.
+        environment: On what.
+        before: The machine's state before the first round.
+        after: The same after the last one.
+        interrupted: Whether Ctrl-C ended it.
+        created: UTC time.
+    """
+
+    subjects: tuple[Subject, ...]
+    rows: tuple[Row, ...]
+    data: Mapping[str, EvaluationData]
+    plan: Plan
+    environment: Environment
+    before: MachineState
+    after: MachineState
+    interrupted: bool
+    created: str
+
+    @property
+    def quick(self) -> bool:
+        """Whether less was measured than the full scenario asks for."""
+        return self.plan.seconds < QUICK_BELOW_S
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any bundle was made from synthetic images."""
+        return any(subject.bundle.manifest.synthetic for subject in self.subjects)
+
+    def rows_of(self, subject: Subject) -> list[Row]:
+        """The rows of one bundle."""
+        return [row for row in self.rows if row.cell.bundle == subject.name]
+
+    def ratios(self) -> list[dict[str, Any]]:
+        """How many times faster each artefact is than its float twin on the same runtime."""
+        found = []
+        for subject in self.subjects:
+            rows = self.rows_of(subject)
+            twins = {row.cell.backend: row for row in rows if row.cell.target == "float"}
+            for row in rows:
+                twin = twins.get(row.cell.backend)
+                if row.cell.target == "float" or twin is None:
+                    continue
+                if row.latency is None or twin.latency is None:
+                    continue
+                ratio = paired_ratio(
+                    round_medians(twin.latency.rounds),
+                    round_medians(row.latency.rounds),
+                    seed=self.plan.seed,
+                )
+                if ratio is not None:
+                    found.append(
+                        {
+                            "bundle": subject.name,
+                            "target": row.cell.target,
+                            "backend": row.cell.backend,
+                            "faster_than_float": ratio.to_dict(),
+                        }
+                    )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "tool_version": qdr_edge.__version__,
+            "created": self.created,
+            "scenario": "SingleStream",
+            "quick": self.quick,
+            "interrupted": self.interrupted,
+            "synthetic": self.synthetic,
+            "plan": asdict(self.plan),
+            "environment": self.environment.to_dict(),
+            "state": {"before": asdict(self.before), "after": asdict(self.after)},
+            "bundles": [
+                {
+                    **subject.to_dict(),
+                    "data": self.data[subject.name].to_dict()
+                    if subject.name in self.data
+                    else None,
+                }
+                for subject in self.subjects
+            ],
+            "ratios": self.ratios(),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def now() -> str:
+    """Return the time for `created`, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def save(report: BenchmarkReport, folder: Path) -> tuple[Path, Path]:
+    """Write report.json and report.html; what an earlier run left there is replaced whole.
+
+    Raises:
+        OutputError: The folder cannot be made or written to.
+    """
+    from qdr_bench.page import render
+
+    check_folder(folder)
+    content = report.to_dict()
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    files = (folder / JSON_NAME, folder / HTML_NAME)
+    atomic_write(files[0], text)
+    atomic_write(files[1], render(content))
+    return files
+
+
+def check_folder(folder: Path) -> None:
+    """Make the output folder, before anything is measured for nothing.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder: {error.strerror or error}",
+            where=str(folder),
+            expected="a folder that can be written to",
+            fix="name another one with --out",
+        ) from error
+
+
+def headline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the row a bundle is introduced by: its fastest int8 result, VALID ones first."""
+    results = [
+        row
+        for row in rows
+        if row["variant"] == "int8" and row["latency"] is not None and row["accuracy"] is not None
+    ]
+    return min(
+        results, key=lambda row: (row["status"] != "VALID", row["latency"]["mean_ms"]), default=None
+    )
