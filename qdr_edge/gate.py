@@ -149,6 +149,31 @@ _DEFAULTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     },
 }
 
+# How far `fit_limits` may go: a training set with unusable images in it must not teach the gate
+# to pass an empty picture, the dark, or the other modality.
+_WIDEST: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "fundus": {
+        "structure": (1.2, _INF),
+        "grain": (0.0, 2.2),
+        "redness": (0.02, 1.0),
+        "warmth": (0.3, 1.0),
+        "bands": (0.0, 0.85),
+        "brightness": (24.0, 240.0),
+        "contrast": (4.0, 100.0),
+        "detail": (0.7, 35.0),
+    },
+    "oct": {
+        "structure": (1.2, 55.0),
+        "grain": (0.0, 1.8),
+        "redness": (-0.02, 0.02),
+        "bands": (0.60, 1.0),
+        "backdrop": (0.0, 90.0),
+        "brightness": (28.0, 160.0),
+        "contrast": (7.0, 100.0),
+        "detail": (1.5, 35.0),
+    },
+}
+
 _INVALID, _UNGRADABLE = Outcome.INVALID_INPUT, Outcome.UNGRADABLE
 # In the order asked: an empty picture first, then noise; a picture too dark to judge its kind is
 # ungradable before its kind is asked. (feature, "low" or "high", outcome, text)
@@ -246,12 +271,14 @@ def fit_limits(
     """The default limits, widened where the user's own gradable images need it.
 
     They are never narrowed: what a few validation images do not show is no reason to refuse a
-    patient. Fewer than 30 images leave the defaults as they are.
+    patient. They are widened within fixed bounds only, so that unusable images among the given
+    ones do not open the gate. Fewer than 30 images leave the defaults as they are.
 
     Args:
         features: Of gradable images of the modality.
         modality: "fundus" or "oct".
-        rejection_rate: At most this share of the images may be rejected, 0..0.5.
+        rejection_rate: Share of the images that may be rejected, 0..0.5; within the bounds no
+            more is.
     """
     import numpy as np
 
@@ -267,9 +294,10 @@ def fit_limits(
     low = np.quantile(values, share, axis=0, method="lower")
     high = np.quantile(values, 1 - share, axis=0, method="higher")
     low, high = low - _FIT_MARGIN * (middle - low), high + _FIT_MARGIN * (high - middle)
-    return GateLimits(
-        tuple(np.minimum(low, limits.low).tolist()), tuple(np.maximum(high, limits.high).tolist())
-    )
+    widest = [_WIDEST[modality].get(name, (-_INF, _INF)) for name in FEATURES]
+    low = np.minimum(limits.low, np.maximum(low, [bound[0] for bound in widest]))
+    high = np.maximum(limits.high, np.minimum(high, [bound[1] for bound in widest]))
+    return GateLimits(tuple(low.tolist()), tuple(high.tolist()))
 
 
 def check(image: NDArray[np.uint8], modality: str, limits: GateLimits) -> GateResult:
