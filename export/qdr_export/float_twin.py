@@ -19,7 +19,9 @@ def build_float_twin(checkpoint: Checkpoint) -> bytes:
     middle = builder.constant(np.float32(INPUT_ZERO_POINT))
     centred = builder.add("Sub", [pixels, middle], f"{INPUT}:s")
     real = {
-        INPUT: builder.add("Mul", [centred, builder.constant(np.float32(INPUT_SCALE))], f"{INPUT}:x")
+        INPUT: builder.add(
+            "Mul", [centred, builder.constant(np.float32(INPUT_SCALE))], f"{INPUT}:x"
+        )
     }
     for node in checkpoint.graph.nodes:
         last = node is checkpoint.graph.nodes[-1]

@@ -157,9 +157,9 @@ def protected_sum(view: GraphView) -> Iterator[Breach]:
     activations differ by a step. A LeakyRelu with alpha 1 before that Q keeps it."""
     for node in view.of_type("QuantizeLinear"):
         producer = view.producer(node.input[0])
-        if producer is not None and producer.op_type == "Conv":
-            if any(reader.op_type == "Add" for reader in _readers_behind(view, node)):
-                yield label(producer), "its rounding before the Add may be dropped"
+        summed = any(reader.op_type == "Add" for reader in _readers_behind(view, node))
+        if producer is not None and producer.op_type == "Conv" and summed:
+            yield label(producer), "its rounding before the Add may be dropped"
 
 
 def even_zero_point(view: GraphView) -> Iterator[Breach]:

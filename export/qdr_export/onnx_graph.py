@@ -1,4 +1,4 @@
-"""Reading, building and rewriting ONNX graphs: the little that canonical, emitters and lint share."""
+"""Reading and building ONNX graphs: the little that canonical, emitters and lint share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRODUCER = "qdr-edge"
 
 
 class GraphBuilder:
-    """Collects nodes and constants; a constant of the same dtype, shape and bytes is stored once."""
+    """Collects nodes and constants; constants of equal dtype, shape and bytes are stored once."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -133,7 +133,9 @@ class GraphView:
     @property
     def opset(self) -> int:
         """Version of the standard operator set."""
-        return max((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+        return max(
+            (o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), default=0
+        )
 
     def producer(self, tensor: str) -> NodeProto | None:
         """The node that makes a tensor; None for inputs and constants."""

@@ -12,8 +12,8 @@ from qdr_edge.gate import GateLimits, fit_limits
 from qdr_edge.manifest import Decisions
 from qdr_edge.metrics import Estimate, Evaluation, evaluate, paired_map_difference
 from qdr_export.parity import decisions
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
 from qdr_export.run_folder import Student
+from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
 
 REJECTION_RATE = 0.01
 

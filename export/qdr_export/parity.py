@@ -99,7 +99,7 @@ def compare_rungs(
     for name in TRAINER_PROBES:
         role = GATES if name == "trainer" else INFORMS
         if name in outputs.logits:
-            rungs.append(_rung(name, role, "torch, in training", outputs, rule, images))
+            rungs.append(_rung(name, role, "torch", outputs, rule, images))
         elif role == GATES:
             reason = "the images are not those the trainer saw, or it wrote no probe"
             rungs.append(Rung(name, role, UNAVAILABLE, reason=reason))

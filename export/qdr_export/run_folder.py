@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,3 +116,17 @@ def _run_name(root: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         name = root.resolve().name
     return str(name)
+
+
+def file_stem(name: str, modality: str) -> str:
+    """NAME-MODALITY, with what a bundle's id may not hold replaced by a dash.
+
+    Raises:
+        ExportError: Nothing of the name is left.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-._+")[:80]
+    if not stem:
+        raise ExportError(
+            f"name {name!r}", expected="letters, digits, dot, dash", fix="give another --name"
+        )
+    return f"{stem}-{modality}"

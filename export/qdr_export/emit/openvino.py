@@ -19,9 +19,7 @@ def emit(canonical: bytes) -> bytes:
     def rule(r: Rewriter, node: NodeProto) -> bool:
         if node.op_type != "QuantizeLinear" or not _sum_may_swallow(r.view, node):
             return False
-        barrier = r.out.add(
-            "LeakyRelu", [r.name(node.input[0])], f"{node.output[0]}k", alpha=1.0
-        )
+        barrier = r.out.add("LeakyRelu", [r.name(node.input[0])], f"{node.output[0]}k", alpha=1.0)
         r.out.quantize(barrier, r.name(node.input[1]), r.name(node.input[2]), node.output[0])
         return True
 

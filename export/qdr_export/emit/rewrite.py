@@ -1,4 +1,4 @@
-"""What the emitters share: copying a canonical graph with its batch fixed and some nodes replaced."""
+"""What the emitters share: a copy of the canonical graph, batch fixed, some nodes replaced."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _dequantize(r: Rewriter, node: NodeProto, kept: set[str]) -> bool:
         _parameters(r, node)
     else:
         # A DQ goes with its Q; one that stays is copied.
-        return node.input[0] not in kept
+        return bool(node.input[0] not in kept)
     return True
 
 
@@ -74,9 +74,7 @@ def _pixels(r: Rewriter, node: NodeProto) -> None:
     """uint8 → float → (px − 128)/64 → int8 → float; exact, as the steps are integers."""
     name, scale = node.input[0], r.out.constant(np.float32(INPUT_SCALE))
     cast = r.out.add("Cast", [name], f"{name}:f", to=TensorProto.FLOAT)
-    centred = r.out.add(
-        "Sub", [cast, r.out.constant(np.float32(INPUT_ZERO_POINT))], f"{name}:s"
-    )
+    centred = r.out.add("Sub", [cast, r.out.constant(np.float32(INPUT_ZERO_POINT))], f"{name}:s")
     scaled = r.out.add("Mul", [centred, scale], f"{name}:x")
     zero = r.out.constant(np.int8(0))
     r.out.dequantize(r.out.quantize(scaled, scale, zero, f"{name}:q"), scale, zero, node.output[0])
@@ -138,9 +136,7 @@ def _conv_behind(view: GraphView, tensor: str) -> NodeProto | None:
     quantize = view.producer(dequantize.input[0]) if dequantize is not None else None
     if dequantize is None or quantize is None or quantize.op_type != "QuantizeLinear":
         return None
-    sole = all(
-        len(view.consumers.get(name, [])) == 1 for name in (tensor, dequantize.input[0])
-    )
+    sole = all(len(view.consumers.get(name, [])) == 1 for name in (tensor, dequantize.input[0]))
     conv = view.producer(quantize.input[0])
     return conv if sole and conv is not None and conv.op_type == "Conv" else None
 

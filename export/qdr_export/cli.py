@@ -1,0 +1,107 @@
+"""`qdr-edge export` and `qdr-edge lint`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="Run directory of `qdr-edge train`, or one student-* folder.")
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Target to emit for; repeatable. Default: ort-x86 openvino tensorrt."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the bundles; RUN/export.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="CSV of images to prove on; default: the run's own data.csv."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Stem of the files; the run's name.")] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Private Ed25519 key (PEM) to sign with; default: a development key."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Seal in spite of decision flips, marked unproven.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
+) -> None:
+    """Turn a run's students into proven, signed bundles; docs/export.md explains it all."""
+    from rich.console import Console
+
+    from qdr_edge.keys import SigningKey, development_key
+    from qdr_export import tables
+    from qdr_export.pipeline import export_student
+    from qdr_export.profiles import DEFAULT_TARGETS, load_profile
+    from qdr_export.run_folder import file_stem, find_students
+
+    console = Console(highlight=False)
+    profiles = [load_profile(t) for t in dict.fromkeys(target or DEFAULT_TARGETS)]
+    run_name, students = find_students(run, data)
+    folder = out if out is not None else students[0].folder.parent / "export"
+    if key is not None:
+        signing = SigningKey.load(key)
+    else:
+        development = development_key()
+        signing = development.key
+        tables.print_development_key(console, development)
+    exported = []
+    for student in students:
+        stem = file_stem(name or run_name, student.checkpoint.modality)
+        with tables.progress(console, stem, len(student.samples)) as report:
+            result = export_student(
+                student,
+                profiles,
+                name=stem,
+                out=folder,
+                key=signing,
+                force=force,
+                threads=threads,
+                progress=report,
+            )
+        tables.print_parity(console, stem, student, result)
+        exported.append((student, result))
+    tables.print_exports(console, exported)
+
+
+def lint(
+    model: Annotated[Path, typer.Argument(help="A QDQ ONNX file, ours or anybody's.")],
+    target: Annotated[
+        list[str] | None, typer.Option(help="Target whose rules to check; repeatable; all.")
+    ] = None,
+) -> None:
+    """Check an ONNX file against the static rules of a target; errors end with exit code 12."""
+    from rich.console import Console
+
+    from qdr_edge.errors import ExportError
+    from qdr_export import tables
+    from qdr_export.lint import lint_model
+    from qdr_export.profiles import DEFAULT_TARGETS
+
+    try:
+        content = model.read_bytes()
+    except OSError as error:
+        raise ExportError(
+            f"cannot read: {error.strerror}",
+            where=str(model),
+            expected="an ONNX file",
+            fix="check the path",
+        ) from error
+    console = Console(highlight=False)
+    errors = 0
+    for name in dict.fromkeys(target or DEFAULT_TARGETS):
+        findings = lint_model(content, name, where=str(model))
+        tables.print_findings(console, model, name, findings)
+        errors += sum(finding.severity == "error" for finding in findings)
+    if errors:
+        raise ExportError(
+            f"{errors} errors" if errors > 1 else "1 error",
+            where=str(model),
+            expected="no rule of severity error broken",
+            fix="see the table",
+        )

@@ -1,0 +1,220 @@
+"""Golden vectors: images a device runs at every start, with all that must come out.
+
+Pictures are decoded and encoded again as PNG: nothing of the original file (names, dates, camera,
+location) comes along. They still show what they show: a bundle trained on patients' images holds
+patients' images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdr_edge.decision import Decision, DecisionRule, Outcome, decide, rejected
+from qdr_edge.errors import ExportError, ImageError
+from qdr_edge.files import sha256_bytes
+from qdr_edge.gate import GateLimits, check
+from qdr_edge.manifest import GoldenVector, exact_text
+from qdr_edge.preprocess import PreprocessSpec, decode, load_image
+from qdr_export.run_folder import Student
+
+GRADABLE_IMAGES = 4
+# Candidates looked at for each kind of decision; the first that fits is taken.
+_CANDIDATES = 24
+
+Pixels = NDArray[np.uint8]
+Infer = Callable[[Pixels], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """Golden vectors and the images they refer to."""
+
+    vectors: tuple[GoldenVector, ...]
+    entries: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An encoded image and what the pipeline makes of it."""
+
+    image: bytes
+    tensor: Pixels | None
+    decision: Decision
+
+
+def make_golden(
+    student: Student,
+    rule: DecisionRule,
+    limits: GateLimits,
+    reference: Infer,
+    targets: Mapping[str, Infer],
+) -> GoldenSet:
+    """Choose validation images, and record what every target answers.
+
+    Args:
+        student: Its validation images are taken from.
+        rule: The frozen operating point.
+        limits: The gate.
+        reference: uint8 [N, 3, S, S] → logits [N, K], of the reference.
+        targets: The same for every target; one that cannot run here is given the reference.
+
+    Raises:
+        ExportError: No validation image passes the gate.
+    """
+    spec = student.checkpoint.preprocess
+    look = _Pipeline(spec, rule, limits, reference)
+    chosen = _gradable(student, look)
+    if not chosen:
+        raise ExportError(
+            "no validation image passes the image-quality gate",
+            where=student.samples.source,
+            expected="at least one gradable image for the golden vectors",
+            fix="look at the images with `qdr-edge data`, or give other validation images",
+        )
+    pictures = list(chosen.items())
+    first = next(iter(chosen.values()))
+    pictures += [("ungradable", _ungradable([seen.image for seen in chosen.values()], look))]
+    pictures += [("invalid", _invalid(first.image, look))]
+    vectors, entries = [], {}
+    for name, seen in pictures:
+        suffix = "bin" if name == "invalid" else "png"
+        entry = f"golden/{name}.{suffix}"
+        entries[entry] = seen.image
+        vectors.append(
+            GoldenVector(
+                name=name,
+                image=entry,
+                preprocessed_sha256=(
+                    sha256_bytes(seen.tensor.tobytes()) if seen.tensor is not None else ""
+                ),
+                logits=_recorded(seen, targets),
+                # The cast is checked by the manifest: a FAULT is no golden outcome.
+                outcome=seen.decision.outcome.value,  # type: ignore[arg-type]
+                positives=tuple(label.code for label in seen.decision.findings),
+            )
+        )
+    return GoldenSet(tuple(vectors), entries)
+
+
+class _Pipeline:
+    """The device's path from image bytes to a decision, with the reference as its runtime."""
+
+    def __init__(
+        self, spec: PreprocessSpec, rule: DecisionRule, limits: GateLimits, infer: Infer
+    ) -> None:
+        self.spec = spec
+        self._rule = rule
+        self._limits = limits
+        self._infer = infer
+
+    def outcome(self, picture: Pixels) -> Outcome | None:
+        """What the gate says of a decoded picture; None if it may be decided on."""
+        tensor = load_image(picture, self.spec)
+        return check(tensor, self.spec.modality, self._limits).outcome
+
+    def __call__(self, image: bytes) -> _Seen:
+        modality = self.spec.modality
+        try:
+            tensor = load_image(image, self.spec)
+        except ImageError as error:
+            return _Seen(image, None, rejected(Outcome.INVALID_INPUT, error.what, modality))
+        gate = check(tensor, modality, self._limits)
+        if gate.outcome is not None:
+            return _Seen(image, tensor, rejected(gate.outcome, gate.reason, modality))
+        logits = self._infer(tensor[None])[0]
+        return _Seen(image, tensor, decide(logits, self._rule, modality))
+
+
+def _recorded(seen: _Seen, targets: Mapping[str, Infer]) -> dict[str, tuple[str, ...]]:
+    if seen.tensor is None or seen.decision.outcome not in (Outcome.POSITIVE, Outcome.NEGATIVE):
+        return {}
+    tensor = seen.tensor[None]
+    return {
+        name: tuple(exact_text(value) for value in infer(tensor)[0])
+        for name, infer in targets.items()
+    }
+
+
+def _gradable(student: Student, look: _Pipeline) -> dict[str, _Seen]:
+    """Up to four images, positive and negative in turn where both occur."""
+    found: dict[Outcome, list[_Seen]] = {Outcome.POSITIVE: [], Outcome.NEGATIVE: []}
+    half = GRADABLE_IMAGES // 2
+    for sample in student.samples.select(split="val").samples[:_CANDIDATES]:
+        seen = look(encode(decode(sample.file, look.spec), 2 * look.spec.size))
+        if seen.decision.outcome in found:
+            found[seen.decision.outcome].append(seen)
+        if all(len(kind) >= half for kind in found.values()):
+            break
+    positive, negative = found[Outcome.POSITIVE], found[Outcome.NEGATIVE]
+    # What one kind lacks the other fills up.
+    keep = {
+        "positive": positive[: max(half, GRADABLE_IMAGES - len(negative))],
+        "negative": negative[: max(half, GRADABLE_IMAGES - len(positive))],
+    }
+    return {f"{kind}-{i}": seen for kind, some in keep.items() for i, seen in enumerate(some)}
+
+
+def encode(rgb: Pixels, longest_side: int) -> bytes:
+    """PNG of a picture, no larger than `longest_side`, without metadata."""
+    import cv2
+
+    scale = longest_side / max(rgb.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    done, content = cv2.imencode(
+        ".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    )
+    if not done:
+        raise ExportError("a golden image cannot be encoded as PNG", expected="an 8-bit picture")
+    return bytes(content.tobytes())
+
+
+def _ungradable(images: list[bytes], look: _Pipeline) -> _Seen:
+    for image in images:
+        rgb = decode(image, look.spec)
+        for spoiled in _spoiled(rgb):
+            # PNG loses nothing: what the gate says of the pixels it will say of the file.
+            if look.outcome(spoiled) is Outcome.UNGRADABLE:
+                seen = look(encode(spoiled, max(rgb.shape)))
+                if seen.decision.outcome is Outcome.UNGRADABLE:
+                    return seen
+    raise ExportError(
+        "the image-quality gate calls no spoiled image ungradable",
+        expected="a gate that rejects a blurred, dark, bright or noisy picture",
+        fix="look at the validation images: the gate was fitted on them",
+    )
+
+
+def _spoiled(rgb: Pixels) -> Iterator[Pixels]:
+    """The picture blurred and darkened by degrees, then washed out, then noisy.
+
+    By degrees, because a gate calls a picture spoiled beyond recognition invalid, not ungradable.
+    """
+    import cv2
+
+    side = max(rgb.shape)
+    for share in (250, 160, 120, 100, 80, 64, 50, 40, 32, 25):
+        blurred = cv2.GaussianBlur(rgb, (0, 0), side / share).astype(np.float32)
+        for light in (1.0, 0.7, 0.5, 0.35):
+            yield (blurred * light).astype(np.uint8)
+    for light in (0.5, 0.35, 0.25, 0.15):
+        yield (rgb * light).astype(np.uint8)
+    for wash in (0.5, 0.7, 0.85):
+        yield (rgb * (1 - wash) + 255 * wash).astype(np.uint8)
+    random = np.random.default_rng(0)
+    for strength in (20, 40, 80):
+        noisy = rgb + random.normal(0, strength, rgb.shape)
+        yield np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def _invalid(image: bytes, look: _Pipeline) -> _Seen:
+    for broken in (image[: len(image) // 2], image[:64], b"this is not an image\n"):
+        seen = look(broken)
+        if seen.decision.outcome is Outcome.INVALID_INPUT:
+            return seen
+    raise ExportError("the decoder accepts bytes that are no image", expected="INVALID_INPUT")

@@ -1,0 +1,165 @@
+"""What export and lint show people: progress, tables, and the words around them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from qdr_edge.keys import DevelopmentKey
+from qdr_edge.metrics import Estimate
+from qdr_export.lint import Finding
+from qdr_export.parity import GATES, UNAVAILABLE, Rung
+from qdr_export.pipeline import Exported, Progress
+from qdr_export.run_folder import Student
+
+# Exceptions shown on the terminal; the parity file has them all.
+_SHOWN_FLIPS = 10
+_PLACES_SHOWN = 3
+
+
+@contextmanager
+def progress(console: Console, name: str, images: int) -> Iterator[Progress]:
+    """A progress bar over the images of one student, with the current step."""
+    columns = (
+        TextColumn("{task.fields[bundle]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images, {task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=images, bundle=name)
+        yield Progress(
+            step=lambda line: bars.update(task, description=line),
+            advance=lambda count: bars.advance(task, count),
+        )
+
+
+def print_development_key(console: Console, key: DevelopmentKey) -> None:
+    """Say that the bundle will be signed by a key that proves nothing to others."""
+    if key.created:
+        console.print(f"[yellow]A development key was made: {key.path}[/]")
+    console.print(
+        f"[yellow]Signing with this user's DEVELOPMENT key {key.key.key_id}: it is trusted on this "
+        "machine only. For a device, sign with --key FILE.[/]"
+    )
+
+
+def print_parity(console: Console, name: str, student: Student, exported: Exported) -> None:
+    """The parity table and the exceptions."""
+    validation = student.validation_rows
+    table = Table(
+        title=f"{name}: parity with the integer reference, {validation} validation and "
+        f"{len(student.samples) - validation} test images",
+        title_justify="left",
+    )
+    for column in ("form", "computed by", "bit-equal", "max |Δlogit|", "flips", "gate"):
+        table.add_column(column, justify="right" if column in _NUMERIC else "left")
+    for rung in exported.parity.rungs:
+        table.add_row(*_parity_row(rung))
+    console.print(table)
+    for rung in exported.parity.rungs:
+        if rung.status == UNAVAILABLE:
+            console.print(f"  {rung.name} is unavailable: {rung.reason}", markup=False)
+        elif rung.role == GATES:
+            for flip in rung.flips[:_SHOWN_FLIPS]:
+                console.print(
+                    f"  {rung.name} flips {flip.label} of {flip.image}: logit {flip.logit:.6g}, "
+                    f"reference {flip.reference_logit:.6g}, threshold {flip.threshold:.6g}",
+                    markup=False,
+                )
+    for target, artefact in exported.emission.artefacts.items():
+        if artefact.readback and artefact.readback.float_layers:
+            layers = ", ".join(
+                f"{x.name} ({x.kernel})" for x in artefact.readback.float_layers[:_SHOWN_FLIPS]
+            )
+            console.print(f"  {target} executes in float: {layers}", markup=False)
+
+
+def print_exports(console: Console, exported: Sequence[tuple[Student, Exported]]) -> None:
+    """The last table: one line for each artefact, then the files."""
+    table = Table(title="Exported", title_justify="left")
+    for column in ("bundle", "target", "bytes", "of float", "int8 MACs", "parity", "flips"):
+        table.add_column(column, justify="right" if column in _NUMERIC else "left")
+    for _, result in exported:
+        for name, artefact in result.emission.artefacts.items():
+            rung = result.parity.rung(name)
+            size = len(artefact.model)
+            share = artefact.readback.int8_share if artefact.readback else None
+            table.add_row(
+                result.bundle.stem,
+                name,
+                f"{size:,}",
+                f"{100 * size / len(result.emission.float_twin):.1f} %",
+                "not read" if share is None else f"{100 * share:.2f} %",
+                _verdict(rung),
+                "-" if rung.status == UNAVAILABLE else str(len(rung.flips)),
+            )
+    console.print(table)
+    for student, result in exported:
+        proof = "proven" if result.proven else "UNPROVEN"
+        synthetic = ", trained on synthetic images" if student.checkpoint.synthetic else ""
+        console.print(f"{result.bundle}  sha256 {result.sha256[:16]}…  {proof}{synthetic}")
+        console.print(
+            f"  mAP on validation: int8 {_estimate(result.point.evaluation.map)}, float "
+            f"{_estimate(result.point.float_evaluation.map)}, difference (paired) "
+            f"{_estimate(result.point.difference)}; chance {result.point.evaluation.chance_map:.3f}"
+        )
+        console.print(f"  beside it: {result.float_twin.name}, {result.parity_file.name}")
+    first = exported[0][1].bundle
+    console.print(f"next: qdr-edge run {first} IMAGE, qdr-edge bench {first}")
+
+
+def print_findings(console: Console, model: Path, target: str, findings: Sequence[Finding]) -> None:
+    """One line for each broken rule, with its explanation and mend."""
+    if not findings:
+        console.print(f"{model}: keeps every rule of {target}", markup=False)
+        return
+    table = Table(title=f"{model.name}: rules of {target} that it breaks", title_justify="left")
+    for column in ("rule", "severity", "where", "why it matters", "mend"):
+        table.add_column(column)
+    counts = Counter(finding.rule for finding in findings)
+    for rule, count in counts.items():
+        broken = [finding for finding in findings if finding.rule == rule]
+        places = [f"{finding.place}: {finding.what}" for finding in broken[:_PLACES_SHOWN]]
+        if count > _PLACES_SHOWN:
+            places.append(f"and {count - _PLACES_SHOWN} more")
+        first = broken[0]
+        table.add_row(rule, first.severity, "\n".join(places), first.explanation, first.mend)
+    console.print(table)
+
+
+_NUMERIC = ("bit-equal", "max |Δlogit|", "flips", "bytes", "of float", "int8 MACs")
+
+
+def _parity_row(rung: Rung) -> tuple[str, ...]:
+    gate = "yes" if rung.role == GATES else "no"
+    if rung.status == UNAVAILABLE:
+        return (rung.name, "unavailable", "-", "-", "-", "not run")
+    return (
+        rung.name,
+        rung.runtime,
+        f"{rung.exact}/{rung.images}",
+        f"{rung.largest:.3g}",
+        str(len(rung.flips)),
+        gate,
+    )
+
+
+def _verdict(rung: Rung) -> str:
+    if rung.status == UNAVAILABLE:
+        return "not run"
+    if rung.exact == rung.images:
+        return "bit-equal"
+    return "same decisions" if not rung.flips else "FLIPS"
+
+
+def _estimate(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
