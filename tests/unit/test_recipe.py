@@ -1,0 +1,155 @@
+"""Recipes: what ships loads; what is wrong is named in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qdr_edge.errors import RecipeError
+from qdr_train.recipe import StudentStage
+from qdr_train.recipe_files import dump_recipe, find_recipe, load_recipe, shipped_recipes
+from tests.eyes import RECIPE, write_recipe
+
+
+def test_every_shipped_recipe_loads_and_explains_itself() -> None:
+    recipes = {name: load_recipe(path) for name, path in shipped_recipes().items()}
+    assert {"demo", "real-fundus", "paper", "mobilenetv3", "resnet50-latency"} <= set(recipes)
+    for name, recipe in recipes.items():
+        assert recipe.name == name
+        assert len(recipe.summary) > 20
+
+
+def test_comparison_recipe_differs_from_the_demo_in_the_student_only() -> None:
+    demo, other = (load_recipe(find_recipe(name)) for name in ("demo", "mobilenetv3"))
+    for name, stage in demo.stages.items():
+        there = other.stages[name]
+        if isinstance(stage, StudentStage):
+            assert there.model.name == "mobilenetv3-small"
+            there = there.model_copy(update={"model": stage.model})
+        assert there == stage
+    assert (demo.size, demo.seed, demo.data) == (other.size, other.seed, other.data)
+
+
+def test_paper_recipe_holds_the_protocol() -> None:
+    recipe = load_recipe(find_recipe("paper"))
+    student = recipe.stages["student-oct"]
+    assert isinstance(student, StudentStage)
+    assert recipe.size == 448
+    assert recipe.data.labels == "TOPCON-MM"
+    assert (student.model.name, student.model.dropout, student.batch) == ("resnet50", 0.5, 8)
+    assert student.epochs + student.qat_epochs == 80
+    assert student.optimizer.name == "sgd"
+    assert (student.optimizer.lr, student.optimizer.weight_decay) == (1e-3, 1e-4)
+    assert (student.distill.alpha, student.distill.beta, student.distill.temperature) == (2, 1, 4)
+    assert student.teachers == ("teacher-fundus",)
+
+
+def test_dump_is_complete_and_reads_back(tmp_path: Path) -> None:
+    for path in shipped_recipes().values():
+        recipe = load_recipe(path)
+        again = tmp_path / "again.yaml"
+        again.write_text(dump_recipe(recipe))
+        assert load_recipe(again) == recipe
+
+
+def test_defaults_are_merged_under_each_stage(tmp_path: Path) -> None:
+    text = RECIPE.replace("{modality: fundus}", "{modality: fundus, model: {name: resnet18}}")
+    stage = load_recipe(write_recipe(tmp_path, text)).stages["teacher-fundus"]
+    assert (stage.model.name, stage.model.width, stage.batch) == ("resnet18", 0.34, 6)
+
+
+def test_overrides(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write_recipe(tmp_path),
+        overrides=[
+            "student.epochs=7",
+            "student.optimizer.lr=1e-3",
+            "stages.teacher-fundus.batch=4",
+            "data.labels=[NOR, DR]",
+        ],
+        size=64,
+        seed=5,
+    )
+    assert recipe.stages["student-oct"].epochs == 7
+    assert recipe.stages["student-oct"].optimizer.lr == 1e-3
+    assert recipe.stages["teacher-fundus"].batch == 4
+    assert recipe.data.labels == ("NOR", "DR")
+    assert (recipe.size, recipe.seed) == (64, 5)
+
+
+def test_epochs_scale_keeps_at_least_one_and_leaves_zero(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    tiny = load_recipe(path, epochs_scale=0.01).stages["student-oct"]
+    assert isinstance(tiny, StudentStage)
+    assert (tiny.epochs, tiny.qat_epochs, tiny.frozen_epochs) == (1, 1, 1)
+    zero = load_recipe(path, overrides=["student.epochs=0"], epochs_scale=3).stages["student-oct"]
+    assert zero.epochs == 0
+
+
+def wrong(tmp_path: Path, text: str) -> str:
+    path = write_recipe(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "into", "parts"),
+    [
+        ("size: 32", "size: 32\nseeed: 1", ["unknown key 'seeed'", "did you mean 'seed'?"]),
+        ("batch: 6", "bacth: 6", ["'bacth'", "did you mean 'batch'?", "stages.teacher-fundus"]),
+        ("width: 0.34", "widht: 0.34", ["'widht'", "did you mean 'width'?", ".model"]),
+        ("qat_epochs: 2", "qat_epoch: 2", ["did you mean 'qat_epochs'?"]),
+        ("  teacher:\n", "  teachr:\n", ["unknown key 'teachr'", "did you mean 'teacher'?"]),
+        ("size: 32", "size: 100", ["100 px does not fit", "multiple of 32", "such as 96"]),
+        ("size: 32", "size: 16", ["16 px does not fit", "such as 32"]),
+        ("size: 32", "size: 4096", ["does not fit", "such as 1024"]),
+        ("size: 32", "size: big", ["size", "'big'", "integer"]),
+        ("size: 32", "", ["size", "missing"]),
+        ("seed: 3", "scheme: exakt", ["unknown quantization scheme 'exakt'"]),
+        ("teachers: [teacher-fundus]", "teachers: [teacher-oct]", ["'teacher-oct'", "before it"]),
+        ("modality: oct", "modality: octa", ["'octa'", "'fundus' or 'oct'"]),
+        ("frozen_epochs: 1", "frozen_epochs: 5", ["frozen_epochs is 5", "qat_epochs 2"]),
+        ("student-oct:", "learner:", ["stages.learner", "role"]),
+        ("seed: 3", "seed: [", ["not YAML"]),
+        ("stages:\n", "stages: 3\nother:\n", ["stages is int"]),
+    ],
+)
+def test_wrong_recipe_is_one_clear_line(
+    tmp_path: Path, change: str, into: str, parts: list[str]
+) -> None:
+    assert change in RECIPE
+    message = wrong(tmp_path, RECIPE.replace(change, into))
+    for part in parts:
+        assert part in message
+
+
+def test_soft_labels_need_a_teacher_of_the_same_modality(tmp_path: Path) -> None:
+    text = RECIPE.replace("batch: 6\n    epochs: 2\n    qat", "distill: {soft_labels: 1}\n    qat")
+    assert "soft_labels without a teacher of its own modality" in wrong(tmp_path, text)
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean real-fundus") as caught:
+        find_recipe("real-fundsu")
+    assert caught.value.exit_code == 5
+
+
+def test_override_errors_are_clear(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    for override, part in [
+        ("epochs", "KEY=VALUE"),
+        ("stages.student-otc.epochs=3", "did you mean 'student-oct'"),
+        ("student.epoch=3", "did you mean 'epochs'"),
+    ]:
+        with pytest.raises(RecipeError, match=part):
+            load_recipe(path, overrides=[override])
+
+
+def test_recipes_run_no_code(tmp_path: Path) -> None:
+    message = wrong(tmp_path, RECIPE.replace("seed: 3", "seed: !!python/object/apply:time.time []"))
+    assert "not YAML" in message
