@@ -252,7 +252,7 @@ def _fold_layer(layer: nn.Module, scheme: QuantScheme | None, where: str) -> Fol
     inner: Any = layer[0] if isinstance(layer, (nni.ConvReLU2d, nni.LinearReLU)) else layer
     trained: Any = layer
     weight = inner.weight.detach().clone()
-    bias = torch.zeros(len(weight)) if inner.bias is None else inner.bias.detach().clone()
+    bias = weight.new_zeros(len(weight)) if inner.bias is None else inner.bias.detach().clone()
     if isinstance(layer, _BN_LAYERS):
         # The same operations in the same order as in training, or a weight on the border between
         # two codes could change sides.
