@@ -128,6 +128,10 @@ def _train(run: Run, options: Options, threads: int) -> Path:
 def _load_images(run: Run, cache: Path, threads: int, log: RunLog) -> dict[tuple[str, str], Images]:
     """Every needed modality and split."""
     found: dict[tuple[str, str], Images] = {}
+    # Where the vocabulary comes from the data, a misspelt label is a label: show them all.
+    counts = run.samples.select(split="train").targets().sum(axis=0)
+    labels = zip(run.samples.labels.codes, counts, strict=True)
+    log.say("labels (training images): " + ", ".join(f"{code} {count}" for code, count in labels))
     for modality in run.recipe.modalities():
         samples = run.samples.select(modality)
         spec = PreprocessSpec(modality, run.recipe.size)
@@ -135,8 +139,8 @@ def _load_images(run: Run, cache: Path, threads: int, log: RunLog) -> dict[tuple
             pixels = open_pixels(cache, samples, spec, threads=threads, progress=bar)
         for split in ("train", *PROBE_SPLITS):
             found[modality, split] = images_of(samples, pixels, split)
-        counts = ", ".join(f"{s} {len(found[modality, s])}" for s in ("train", *PROBE_SPLITS))
-        log.say(f"{modality}: {counts} images at {run.recipe.size} px")
+        sizes = ", ".join(f"{s} {len(found[modality, s])}" for s in ("train", *PROBE_SPLITS))
+        log.say(f"{modality}: {sizes} images at {run.recipe.size} px")
     return found
 
 
