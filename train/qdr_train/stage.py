@@ -120,7 +120,10 @@ def new_network(stage: Stage, recipe: Recipe, labels: LabelSet) -> Classifier:
         dropout=options.dropout,
     )
     # A fifth faster in float on CPUs (measured on a step of ResNet-18), no slower prepared.
-    return network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def load_teacher(folder: Path, stage: Stage, recipe: Recipe, labels: LabelSet) -> Classifier:
