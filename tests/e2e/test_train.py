@@ -158,6 +158,7 @@ def test_nothing_is_overwritten(run: Path, table: Path, recipe: Recipe, tmp_path
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="not empty"):
         program.begin(recipe, table, tmp_path, ONE_THREAD)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(OutputError, match="it is a file"):
         program.begin(recipe, table, tmp_path / "notes.txt", ONE_THREAD)
 

@@ -24,7 +24,15 @@ from qdr_train.images import Images, images_of, predict
 from qdr_train.logs import RunLog
 from qdr_train.provenance import git_commit, tool_versions
 from qdr_train.recipe import Recipe, Stage, StudentStage
-from qdr_train.run_folder import DATA_FILE, Run, create_run, locked, make_folder, open_run
+from qdr_train.run_folder import (
+    DATA_FILE,
+    Run,
+    create_run,
+    locked,
+    make_folder,
+    open_run,
+    require_vacant,
+)
 from qdr_train.stage import Outcome, StageRun, Work, forms, load_teacher, new_network
 
 
@@ -59,6 +67,7 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
         DatasetError, RecipeError: Before anything is written.
         OutputError: `out` is taken or cannot be written.
     """
+    require_vacant(out)
     samples, note = split_samples(
         read_data(data, recipe.data.label_set()), recipe.data, recipe.seed
     )

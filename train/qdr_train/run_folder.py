@@ -58,17 +58,11 @@ class Run:
         atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=1, allow_nan=False))
 
 
-def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str, Any]) -> Run:
-    """Make a run directory.
-
-    Args:
-        folder: Must be missing or empty.
-        recipe: Complete recipe.
-        samples: With splits.
-        facts: What else run.json records.
+def require_vacant(folder: Path) -> None:
+    """Check that a run directory can be made here without touching anything.
 
     Raises:
-        OutputError: Something stands there already, or it cannot be written.
+        OutputError: Something stands there already.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(
@@ -84,6 +78,21 @@ def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str
             if is_run
             else "name another --out; nothing was touched",
         )
+
+
+def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str, Any]) -> Run:
+    """Make a run directory.
+
+    Args:
+        folder: Must be missing or empty.
+        recipe: Complete recipe.
+        samples: With splits.
+        facts: What else run.json records.
+
+    Raises:
+        OutputError: Something stands there already, or it cannot be written.
+    """
+    require_vacant(folder)
     make_folder(folder)
     run = Run(folder, recipe, samples)
     run.record = {
