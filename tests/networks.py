@@ -10,13 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.graph import INPUT, SCALE_KEEPING, Graph, Node
 from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec
 from qdr_edge.scheme import EXACT, QuantScheme
+from qdr_export.float_twin import build_float_twin
 
 SIZE = 64
 LABELS = LabelSet.custom(("NOR", "AMD", "DR", "RVO"), "test")
@@ -73,7 +76,7 @@ class Sketch:
         self.tensors[f"{name}.bias"] = self.random.normal(0, 0.2, shape[0]).astype(np.float32)
 
 
-def resnet(seed: int = 0) -> Sketch:
+def resnet(seed: int = 0, classes: int = len(LABELS)) -> Sketch:
     """Residual blocks, strided and identity, max pooling."""
     s = Sketch(seed)
     x = s.conv("stem", INPUT, 16, 7, stride=2, relu=True)
@@ -83,10 +86,10 @@ def resnet(seed: int = 0) -> Sketch:
         y = s.conv(f"b{index}.1", x, out, 3, stride=stride, relu=True)
         y = s.conv(f"b{index}.2", y, out, 3)
         x = s.op(f"b{index}.add", "add", y, short, relu=True)
-    return _head(s, x)
+    return _head(s, x, classes)
 
 
-def mobilenet(seed: int = 0) -> Sketch:
+def mobilenet(seed: int = 0, classes: int = len(LABELS)) -> Sketch:
     """Depthwise convolutions, squeeze-excite, hardswish, hardsigmoid, linear bottlenecks."""
     s = Sketch(seed)
     x = s.op("stem.h", "hardswish", s.conv("stem", INPUT, 16, 3, stride=2))
@@ -99,10 +102,10 @@ def mobilenet(seed: int = 0) -> Sketch:
         g = s.op(f"{b}.sig", "hardsigmoid", s.conv(f"{b}.s2", g, wide, 1))
         y = s.conv(f"{b}.p", s.op(f"{b}.m", "mul", y, g), 16, 1)
         x = s.op(f"{b}.add", "add", y, x) if stride == 1 else y
-    return _head(s, s.op("last.h", "hardswish", s.conv("last", x, 32, 1)))
+    return _head(s, s.op("last.h", "hardswish", s.conv("last", x, 32, 1)), classes)
 
 
-def student(seed: int = 0) -> Sketch:
+def student(seed: int = 0, classes: int = len(LABELS)) -> Sketch:
     """Dense convolutions and ReLU, few adds, no max pooling; one grouped convolution."""
     s = Sketch(seed)
     x = s.conv("c0", INPUT, 16, 3, stride=2, relu=True)
@@ -110,16 +113,16 @@ def student(seed: int = 0) -> Sketch:
     y = s.conv("c3", s.conv("c2", x, 32, 3, groups=2, relu=True), 32, 1)
     x = s.op("a", "add", x, y, relu=True)
     x = s.op("r", "relu", s.conv("c4", x, 48, 3, stride=2))
-    return _head(s, x)
+    return _head(s, x, classes)
 
 
-def _head(s: Sketch, x: str) -> Sketch:
+def _head(s: Sketch, x: str, classes: int) -> Sketch:
     x = s.op("flat", "flatten", s.op("gap", "global_avg_pool", x))
-    s.linear("fc", x, len(LABELS))
+    s.linear("fc", x, classes)
     return s
 
 
-FAMILIES: dict[str, Callable[[int], Sketch]] = {
+FAMILIES: dict[str, Callable[[int, int], Sketch]] = {
     "resnet": resnet,
     "mobilenet": mobilenet,
     "student": student,
@@ -136,9 +139,8 @@ def checkpoint(
     labels: LabelSet = LABELS,
 ) -> Checkpoint:
     """A checkpoint of a family, with scales calibrated on random images."""
-    return from_sketch(
-        FAMILIES[family](seed), family, scheme=scheme, size=size, modality=modality, labels=labels
-    )
+    sketch = FAMILIES[family](seed, len(labels))
+    return from_sketch(sketch, family, scheme=scheme, size=size, modality=modality, labels=labels)
 
 
 def from_sketch(
@@ -153,7 +155,7 @@ def from_sketch(
     """A checkpoint of a sketch; see `checkpoint`."""
     nodes, tensors = s.nodes, dict(s.tensors)
     if scheme is not None:
-        nodes = _calibrated(s, size, scheme)
+        nodes = _calibrated(s, size, scheme, labels)
         for node in nodes:
             if node.op in ("conv", "linear"):
                 weight = np.abs(tensors[f"{node.name}.weight"].reshape(s.channels[node.name], -1))
@@ -190,13 +192,9 @@ def _scale(largest: NDArray[np.float32], qmax: int, scheme: QuantScheme) -> NDAr
     return scale.astype(np.float32)
 
 
-def _calibrated(s: Sketch, size: int, scheme: QuantScheme) -> list[Node]:
-    from qdr_export.float_twin import build_float_twin
-    from qdr_export.onnx_graph import GraphView
-
-    twin = build_float_twin(from_sketch(s, scheme=None, size=size))
-    view = GraphView(twin)
-    ranges = _float_ranges(view, images(4, size))
+def _calibrated(s: Sketch, size: int, scheme: QuantScheme, labels: LabelSet) -> list[Node]:
+    twin = build_float_twin(from_sketch(s, scheme=None, size=size, labels=labels))
+    ranges = _float_ranges(onnx.load_model_from_string(twin), images(4, size))
     nodes: list[Node] = []
     scales: dict[str, float | None] = {}
     for node in s.nodes:
@@ -207,25 +205,20 @@ def _calibrated(s: Sketch, size: int, scheme: QuantScheme) -> list[Node]:
         else:
             real = f"{node.name}:r" if node.activation else node.name
             # Three quarters of the range: some codes saturate, as in a trained network.
-            scale = float(_scale(np.float32(0.75 * ranges[real]), 127, scheme))  # type: ignore[arg-type]
+            scale = float(_scale(np.array(0.75 * ranges[real], np.float32), 127, scheme))
         scales[node.name] = scale
         nodes.append(replace(node, scale=scale))
     return nodes
 
 
-def _float_ranges(view: object, pixels: NDArray[np.uint8]) -> dict[str, float]:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    model = view.model  # type: ignore[attr-defined]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+def _float_ranges(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """Largest magnitude of every tensor of a float model."""
     names = [o for n in model.graph.node for o in n.output]
-    del probe.graph.output[:]
-    probe.graph.output.extend(
+    del model.graph.output[:]
+    model.graph.output.extend(
         onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
     )
-    run = ReferenceEvaluator(probe)
+    run = ReferenceEvaluator(model)
     largest = dict.fromkeys(names, 0.0)
     for image in pixels:
         for name, value in zip(names, run.run(None, {INPUT: image[None]}), strict=True):

@@ -41,6 +41,7 @@ def model_card(student: Student, point: OperatingPoint, parity: ParityReport, na
         lines += [SYNTHETIC, ""]
     scheme = checkpoint.scheme.name if checkpoint.scheme else "float"
     weights = sum(t.size for n, t in checkpoint.tensors.items() if n.endswith(".weight"))
+    fitted_on = f"{evaluation.images} validation images of {evaluation.patients} patients"
     lines += [
         RESEARCH,
         "",
@@ -55,8 +56,7 @@ def model_card(student: Student, point: OperatingPoint, parity: ParityReport, na
         "",
         "## Data",
         f"- Trained on: {'synthetic images' if checkpoint.synthetic else TO_FILL_IN}",
-        f"- Operating point fitted on: {evaluation.images} validation images of "
-        f"{evaluation.patients} patients. {OPTIMISTIC}",
+        f"- Operating point fitted on: {fitted_on}. {OPTIMISTIC}",
         "",
         "## Figures on the validation split (int8, with 95 % intervals by patient)",
         f"- mAP {_text(evaluation.map)}; chance {evaluation.chance_map:.3f}",

@@ -61,7 +61,11 @@ class GraphBuilder:
         outputs: Sequence[ValueInfoProto],
         metadata: Mapping[str, str] | None = None,
     ) -> ModelProto:
-        """The checked model of everything added, without unused constants."""
+        """The checked model of everything added, without unused constants.
+
+        Raises:
+            ExportError: Operators, shapes and outputs contradict each other.
+        """
         used = {i for node in self.nodes for i in node.input}
         graph = helper.make_graph(
             self.nodes,
@@ -81,7 +85,15 @@ class GraphBuilder:
             producer_name=PRODUCER,
         )
         helper.set_model_props(model, dict(metadata or {}))
-        onnx.checker.check_model(model, full_check=True)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(
+                f"the graph is not valid: {error}",
+                where=name,
+                expected="operators, shapes and labels that fit each other",
+                fix="the checkpoint's graph contradicts itself: train it again",
+            ) from error
         return model
 
 

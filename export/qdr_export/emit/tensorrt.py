@@ -104,7 +104,7 @@ def is_int8(view: GraphView, node: NodeProto) -> bool:
     shape = view.constants[weight.input[0]].shape
     if attributes(node).get("group", 1) > 1:
         return bool(shape[0] % GROUPED_CHANNEL_MULTIPLE == 0)
-    return min(shape[0], int(np.prod(shape[1:]))) >= MIN_INT8_DIMENSION
+    return bool(min(shape[0], int(np.prod(shape[1:]))) >= MIN_INT8_DIMENSION)
 
 
 def _is_needed(view: GraphView, quantize: NodeProto) -> bool:

@@ -1,0 +1,125 @@
+"""The proof: every runtime computes the reference's logits, bit for bit, and does it in int8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from qdr_edge.runtime import open_model
+from qdr_edge.scheme import PORTABLE
+from qdr_export.canonical import build_canonical
+from qdr_export.emit import emitter, openvino, tensorrt
+from qdr_export.emit.rewrite import Rewriter, to_bytes
+from qdr_export.float_twin import build_float_twin
+from qdr_export.readback import read_back
+from qdr_export.reference import Reference
+from qdr_export.rungs import AS_WRITTEN
+from tests.networks import FAMILIES, Sketch, checkpoint, from_sketch, images
+
+BACKENDS = {"onnxruntime": "onnxruntime-x86", "openvino": "openvino"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_logits_are_bit_equal(family: str, backend: str, seed: int) -> None:
+    canonical = build_canonical(checkpoint(family, seed))
+    pixels = images(16, seed=seed + 5)
+    session = open_model(backend, emitter(BACKENDS[backend])(canonical), threads=1)
+    np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
+    session.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [72, 96, 160])
+def test_logits_are_bit_equal_at_other_sizes(backend: str, size: int) -> None:
+    # Global pools over 9, 25 and 100 positions: divisions that float32 cannot do exactly.
+    for family in ("resnet", "mobilenet"):
+        canonical = build_canonical(checkpoint(family, 3, size=size))
+        pixels = images(6, size)
+        session = open_model(backend, emitter(BACKENDS[backend])(canonical), threads=1)
+        np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
+        session.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnxruntime_agrees_with_its_own_optimizations_off(family: str) -> None:
+    canonical = build_canonical(checkpoint(family))
+    model = emitter("onnxruntime-x86")(canonical)
+    pixels = images(8)
+    session = open_model("onnxruntime", model, threads=1, options=AS_WRITTEN)
+    np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
+    session.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensorrt_graph_computes_the_reference_where_it_keeps_every_rounding(family: str) -> None:
+    canonical = build_canonical(checkpoint(family))
+    model = tensorrt.emit(canonical, keep_roundings=True)
+    pixels = images(8)
+    session = open_model("onnxruntime", model, threads=1, options=AS_WRITTEN)
+    np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
+    session.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensorrt_graph_stays_near_the_reference(family: str) -> None:
+    canonical = build_canonical(checkpoint(family))
+    pixels = images(8)
+    expected = Reference(canonical).infer(pixels)
+    session = open_model("onnxruntime", tensorrt.emit(canonical), threads=1, options=AS_WRITTEN)
+    found = session.infer(pixels)
+    session.close()
+    # Fewer roundings, so not equal; random weights amplify, so a fifth of the logits' range.
+    assert not np.array_equal(found, expected)
+    assert np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_but_the_head_runs_in_int8(family: str, backend: str) -> None:
+    model = emitter(BACKENDS[backend])(build_canonical(checkpoint(family)))
+    seen = read_back(backend, model)
+    assert seen.int8_share > 0.999
+    assert {layer.name for layer in seen.float_layers} <= {"fc"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float_twin_runs_in_float(backend: str) -> None:
+    seen = read_back(backend, build_float_twin(checkpoint("student")))
+    assert seen.int8_share == 0
+    assert len(seen.layers) == 6
+
+
+def test_read_back_sees_what_an_unrewritten_graph_loses() -> None:
+    canonical = build_canonical(checkpoint("resnet"))
+    static = to_bytes(Rewriter(canonical).run(lambda _r, _n: False, "unrewritten"))
+    assert read_back("onnxruntime", static).int8_share < 0.5
+
+
+def test_portable_scheme_agrees_to_a_few_steps() -> None:
+    canonical = build_canonical(checkpoint("resnet", scheme=PORTABLE))
+    pixels = images(8)
+    expected = Reference(canonical).infer(pixels)
+    for backend, name in BACKENDS.items():
+        session = open_model(backend, emitter(name)(canonical), threads=1)
+        found = session.infer(pixels)
+        session.close()
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("emit", [emitter("onnxruntime-x86"), openvino.emit, tensorrt.emit])
+def test_artefact_is_a_quarter_of_the_float_twin(emit: Callable[[bytes], bytes]) -> None:
+    s = Sketch(0)
+    x = s.conv("c0", "pixels", 32, 3, stride=4, relu=True)
+    for index, width in enumerate((64, 128, 160)):
+        x = s.conv(f"d{index}", x, width, 3, stride=2, relu=True)
+        y = s.conv(f"b{index}.2", s.conv(f"b{index}.1", x, width, 3, relu=True), width, 3)
+        x = s.op(f"a{index}", "add", x, y, relu=True)
+    s.linear("fc", s.op("f", "flatten", s.op("g", "global_avg_pool", x)), 4)
+    made = from_sketch(s)
+    weights = sum(t.size for n, t in made.tensors.items() if n.endswith(".weight"))
+    assert 0.8e6 < weights < 1.2e6
+    assert len(emit(build_canonical(made))) <= 0.27 * len(build_float_twin(made))
