@@ -4,7 +4,7 @@ Eleven features of the preprocessed image, each with an interval. Outside the in
 of *kind* (colour, field of view, layers, grain) the input is INVALID_INPUT; outside one of
 *quality* (exposure, contrast, detail) it is UNGRADABLE. The gate knows nothing of diseases. It
 stops the wrong modality, screenshots, noise and most everyday pictures; it is no proof that
-what passes is a retina.
+what passes is a retina. The default limits hold for networks of 64 px and more.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _FIT_MARGIN = 0.25
 
 @dataclass(frozen=True)
 class GateFeatures:
-    """What the gate measures, on the image reduced to 128x128 px; levels are 0..255.
+    """What the gate measures, on the image reduced to at most 128x128 px; levels are 0..255.
 
     Args:
         structure: Mean contrast at 2..8 px, where vessels and layers live.
-        grain: Contrast below 2 px over `structure`; high for noise and for text.
+        grain: Contrast below 2 px over `structure`; high for noise and for text,
+            low for blur, whatever the contrast.
         redness: Mean of (R - B) / (R + G + B) over lit pixels; 0 for gray.
         warmth: Share of lit pixels with R >= G >= B, as blood and skin have.
         corners: Share of the corners that is lit; 0 for a whole disc.
@@ -122,8 +123,8 @@ _INF = float("inf")
 # screenshots, noise, everyday pictures and the other modality; see docs for the shares.
 _DEFAULTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "fundus": {
-        "structure": (2.0, _INF),
-        "grain": (0.0, 1.8),
+        "structure": (0.5, _INF),
+        "grain": (0.17, 1.8),
         "redness": (0.05, 0.70),
         "warmth": (0.45, 1.0),
         "corners": (0.0, 0.70),
@@ -135,8 +136,8 @@ _DEFAULTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "detail": (1.1, 25.0),
     },
     "oct": {
-        "structure": (2.0, 40.0),
-        "grain": (0.0, 1.3),
+        "structure": (0.5, 40.0),
+        "grain": (0.25, 1.3),
         "redness": (-0.02, 0.02),
         "warmth": (0.0, 1.0),
         "corners": (0.0, 0.85),
@@ -153,8 +154,8 @@ _DEFAULTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
 # to pass an empty picture, the dark, or the other modality.
 _WIDEST: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "fundus": {
-        "structure": (1.2, _INF),
-        "grain": (0.0, 2.2),
+        "structure": (0.3, _INF),
+        "grain": (0.15, 2.2),
         "redness": (0.02, 1.0),
         "warmth": (0.3, 1.0),
         "bands": (0.0, 0.85),
@@ -163,8 +164,8 @@ _WIDEST: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "detail": (0.7, 35.0),
     },
     "oct": {
-        "structure": (1.2, 55.0),
-        "grain": (0.0, 1.8),
+        "structure": (0.3, 55.0),
+        "grain": (0.18, 1.8),
         "redness": (-0.02, 0.02),
         "bands": (0.60, 1.0),
         "backdrop": (0.0, 90.0),
@@ -195,6 +196,7 @@ _RULES: tuple[tuple[str, str, Outcome, str], ...] = (
     ("brightness", "high", _UNGRADABLE, "too bright"),
     ("contrast", "low", _UNGRADABLE, "too little contrast"),
     ("detail", "low", _UNGRADABLE, "too blurred"),
+    ("grain", "low", _UNGRADABLE, "too blurred"),
     ("detail", "high", _UNGRADABLE, "too noisy"),
 )
 _KIND = {"fundus": "a fundus photograph", "oct": "an OCT scan"}
@@ -217,13 +219,14 @@ def measure(image: NDArray[np.uint8], modality: str) -> GateFeatures:
     if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8:
         raise ValueError(f"{image.dtype} {image.shape} is not uint8 [3, S, S]")
     rgb = np.ascontiguousarray(image.transpose(1, 2, 0))  # [3, S, S] -> [S, S, 3]
-    method = cv2.INTER_AREA if image.shape[1] >= _SIDE else cv2.INTER_LINEAR
-    rgb = np.asarray(cv2.resize(rgb, (_SIDE, _SIDE), interpolation=method), dtype=np.uint8)
+    # Never enlarged: an enlarged image would measure as blurred.
+    side = min(_SIDE, image.shape[1])
+    rgb = np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     level = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.float32)
 
     lit = rgb.max(axis=2) > _LIT
-    axis = np.arange(_SIDE) - (_SIDE - 1) / 2
-    distance = np.hypot(axis[:, None], axis[None, :])
+    axis = (np.arange(side) - (side - 1) / 2) * (2 / side)
+    radius = np.hypot(axis[:, None], axis[None, :])
     # The rim of the disc would count as an edge in every feature of contrast.
     core = cv2.erode(lit.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=0) > 0
     if np.count_nonzero(core) < 64:
@@ -235,7 +238,7 @@ def measure(image: NDArray[np.uint8], modality: str) -> GateFeatures:
     structure = float(np.abs(fine - coarse)[core].mean())
     # A disc cut off above and below has two strong horizontal edges, its own ends: stay inside.
     rows = np.flatnonzero((level > _BLACK).any(axis=1))
-    inner = fine[rows[0] + _RIM : rows[-1] - _RIM, _RIM:-_RIM] if rows.size > 3 * _RIM else fine
+    inner = fine[rows[0] + _RIM : rows[-1] - _RIM, _RIM:-_RIM] if rows.size > 2 * _RIM + 8 else fine
     vertical = float(np.square(np.diff(inner, axis=0)).mean())
     horizontal = float(np.square(np.diff(inner, axis=1)).mean())
 
@@ -246,8 +249,8 @@ def measure(image: NDArray[np.uint8], modality: str) -> GateFeatures:
         grain=detail / (structure + 0.5),
         redness=float(((red - blue) / (red + green + blue + 1)).mean()) if red.size else 0.0,
         warmth=float(warm.mean()) if red.size else 0.0,
-        corners=float(lit[distance > 70].mean()),
-        fill=float(lit[distance <= 62].mean()),
+        corners=float(lit[radius > 1.1].mean()),
+        fill=float(lit[radius <= 0.97].mean()),
         bands=vertical / (vertical + horizontal + 1e-3),
         backdrop=float(np.median(level)),
         brightness=float(np.median(level[core])),
