@@ -119,8 +119,8 @@ class GateResult:
 
 
 _INF = float("inf")
-# Chosen on public photographs and scans of many cameras so that nearly all pass, and apart from
-# screenshots, noise, everyday pictures and the other modality; see docs for the shares.
+# Chosen on public photographs and scans: at 224 px 1.6 % of 1,068 fundus photographs and none of
+# 125 OCT scans are refused, and every image offered as the other modality is.
 _DEFAULTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "fundus": {
         "structure": (0.5, _INF),

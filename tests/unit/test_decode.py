@@ -349,9 +349,10 @@ def test_an_enormous_file_is_refused_unread(
 
 @pytest.mark.skipif("QDR_REAL_DATA" not in os.environ, reason="QDR_REAL_DATA is not set")
 def test_real_originals_become_inputs() -> None:
-    files = sorted((Path(os.environ["QDR_REAL_DATA"]) / "real" / "originals").iterdir())
-    if not files:
-        files = sorted((Path(os.environ["QDR_REAL_DATA"]) / "originals").iterdir())
+    folder = Path(os.environ["QDR_REAL_DATA"])
+    folder = folder / "real" if (folder / "real").is_dir() else folder
+    files = sorted((folder / "originals").iterdir())
+    assert files
     for file in files:
         for modality in ("fundus", "oct"):
             assert load_image(file, PreprocessSpec(modality, 224)).shape == (3, 224, 224)
