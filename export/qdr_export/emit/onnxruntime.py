@@ -17,19 +17,20 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from qdr_export.emit.rewrite import Rewriter, is_pixels, to_bytes
-from qdr_export.onnx_graph import GraphView
+from qdr_export.emit.rewrite import Rewriter, after_relu, code_source, to_bytes
 
 _INT8_MAX = np.uint8(127)
+_UNSIGNED_ZERO = np.uint8(0)
 _SIGNED_ZERO = np.uint8(128)
-# Operators that hand codes on: their output keeps their input's zero point.
-_CODE_KEEPING = ("MaxPool", "Flatten")
 
 
 def emit(canonical: bytes) -> bytes:
     """The ONNX Runtime x86 form of a canonical model."""
     rewriter = Rewriter(canonical)
-    zero_points = _zero_points(rewriter.view)
+    zero_points = {
+        code: _UNSIGNED_ZERO if positive else _SIGNED_ZERO
+        for code, positive in after_relu(rewriter.view).items()
+    }
     # Quantized tensors that may still hold codes above 127.
     unsaturated: set[str] = set()
 
@@ -54,40 +55,13 @@ def _quantize(
     r.out.quantize(r.name(node.input[0]), r.name(node.input[1]), r.out.constant(zero), code)
     if zero == _SIGNED_ZERO:
         return
-    source = _code_source(r.view, node)
+    source = code_source(r.view, node)
     if source is not None and source not in unsaturated:
         return
     if _only_max_pool_reads(r, code):
         unsaturated.add(code)
         return
     r.rename(code, r.out.add("Min", [code, r.out.constant(_INT8_MAX)], f"{code}m"))
-
-
-def _zero_points(view: GraphView) -> dict[str, np.uint8]:
-    """The uint8 zero point of every activation: 0 after Relu, else 128."""
-    zero_points: dict[str, np.uint8] = {}
-    for node in view.of_type("QuantizeLinear"):
-        source = _code_source(view, node)
-        producer = view.producer(node.input[0])
-        if source is not None and source in zero_points:
-            zero_points[node.output[0]] = zero_points[source]
-        elif producer is not None and producer.op_type == "Relu":
-            zero_points[node.output[0]] = np.uint8(0)
-        else:
-            zero_points[node.output[0]] = _SIGNED_ZERO
-    return zero_points
-
-
-def _code_source(view: GraphView, quantize: NodeProto) -> str | None:
-    """The quantized tensor whose codes a Q hands on, if MaxPool or Flatten made its input."""
-    producer = view.producer(quantize.input[0])
-    if producer is None or producer.op_type not in _CODE_KEEPING:
-        return None
-    dequantize = view.dequantized(producer.input[0])
-    if dequantize is None or is_pixels(dequantize, view):
-        return None
-    same = np.array_equal(view.scale(dequantize), view.scale(quantize))
-    return str(dequantize.input[0]) if same else None
 
 
 def _only_max_pool_reads(r: Rewriter, code: str) -> bool:

@@ -1,29 +1,64 @@
-"""OpenVINO: the canonical graph, with its roundings protected.
+"""OpenVINO: unsigned codes where its kernels want them, and every rounding protected.
 
-OpenVINO drops the rounding of Conv → Quantize → Dequantize → Add → Quantize when it fuses the sum
-into the convolution. A LeakyRelu with alpha 1, which changes nothing, in front of that Quantize
-stops the fusion. This relies on undocumented behaviour, so a parity test guards it.
+* Its int8 convolutions are made for unsigned data. After Relu the codes become uint8 with zero
+  point 0 and the same scale; Relu becomes Clip(0, 127·scale), because int8 saturates at 127 and
+  uint8 does not. Every other activation stays int8.
+* It drops the rounding of Conv → Quantize → Dequantize → Add → Quantize when it fuses the sum into
+  the convolution. A LeakyRelu with alpha 1, which changes nothing, in front of that Quantize stops
+  the fusion. This relies on undocumented behaviour, so a parity test guards it.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import NodeProto
 
-from qdr_export.emit.rewrite import Rewriter, to_bytes
+from qdr_export.emit.rewrite import Rewriter, after_relu, code_source, to_bytes
 from qdr_export.onnx_graph import GraphView
+
+_INT8_MAX = np.float32(127)
+_UNSIGNED_ZERO = np.uint8(0)
 
 
 def emit(canonical: bytes) -> bytes:
     """The OpenVINO form of a canonical model."""
+    rewriter = Rewriter(canonical)
+    unsigned = {code for code, positive in after_relu(rewriter.view).items() if positive}
 
     def rule(r: Rewriter, node: NodeProto) -> bool:
-        if node.op_type != "QuantizeLinear" or not _sum_may_swallow(r.view, node):
-            return False
-        barrier = r.out.add("LeakyRelu", [r.name(node.input[0])], f"{node.output[0]}k", alpha=1.0)
-        r.out.quantize(barrier, r.name(node.input[1]), r.name(node.input[2]), node.output[0])
-        return True
+        if node.op_type == "QuantizeLinear":
+            value, zero = r.name(node.input[0]), r.name(node.input[2])
+            if node.output[0] in unsigned:
+                zero = r.out.constant(_UNSIGNED_ZERO)
+                if code_source(r.view, node) is None:
+                    value = _saturate(r, node)
+            if _sum_may_swallow(r.view, node):
+                value = r.out.add("LeakyRelu", [value], f"{node.output[0]}k", alpha=1.0)
+            r.out.quantize(value, r.name(node.input[1]), zero, node.output[0])
+            return True
+        if node.op_type == "DequantizeLinear" and node.input[0] in unsigned:
+            zero = r.out.constant(_UNSIGNED_ZERO)
+            r.out.dequantize(r.name(node.input[0]), r.name(node.input[1]), zero, node.output[0])
+            return True
+        # A Relu that a quantization reads is replaced by that quantization's Clip.
+        return node.op_type == "Relu" and _only_quantized(r.view, node)
 
-    return to_bytes(Rewriter(canonical).run(rule, "openvino"))
+    return to_bytes(rewriter.run(rule, "openvino"))
+
+
+def _saturate(r: Rewriter, quantize: NodeProto) -> str:
+    """Clip what a Q reads to what int8 can hold, in place of the Relu before it."""
+    relu = r.view.producer(quantize.input[0])
+    assert relu is not None
+    source = relu.input[0] if _only_quantized(r.view, relu) else relu.output[0]
+    limit = np.float32(_INT8_MAX * r.view.scale(quantize))
+    bounds = [r.out.constant(np.float32(0)), r.out.constant(limit)]
+    return r.out.add("Clip", [r.name(source), *bounds], f"{quantize.output[0]}c")
+
+
+def _only_quantized(view: GraphView, relu: NodeProto) -> bool:
+    readers = view.consumers.get(relu.output[0], [])
+    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
 
 
 def _sum_may_swallow(view: GraphView, quantize: NodeProto) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from qdr_edge.errors import ExportError
 from qdr_export.onnx_graph import GraphBuilder, GraphView, attributes
 
-# What replaces a node; None copies it as it is.
+# Operators that hand codes on: their output keeps their input's zero point.
+_CODE_KEEPING = ("MaxPool", "Flatten")
+
+# Adds what replaces a node and returns True, or returns False to have it copied.
 Rule = Callable[["Rewriter", NodeProto], bool]
 
 
@@ -98,3 +102,28 @@ def is_pixels(node: NodeProto, view: GraphView) -> bool:
         and node.input[0] == view.inputs[0].name
         and view.inputs[0].type.tensor_type.elem_type == TensorProto.UINT8
     )
+
+
+def after_relu(view: GraphView) -> dict[str, bool]:
+    """For every quantized activation, whether a Relu made it, so that no code is negative."""
+    positive: dict[str, bool] = {}
+    for node in view.of_type("QuantizeLinear"):
+        source = code_source(view, node)
+        producer = view.producer(node.input[0])
+        if source is not None and source in positive:
+            positive[node.output[0]] = positive[source]
+        else:
+            positive[node.output[0]] = producer is not None and producer.op_type == "Relu"
+    return positive
+
+
+def code_source(view: GraphView, quantize: NodeProto) -> str | None:
+    """The quantized tensor whose codes a Q hands on, if MaxPool or Flatten made its input."""
+    producer = view.producer(quantize.input[0])
+    if producer is None or producer.op_type not in _CODE_KEEPING:
+        return None
+    dequantize = view.dequantized(producer.input[0])
+    if dequantize is None or is_pixels(dequantize, view):
+        return None
+    same = np.array_equal(view.scale(dequantize), view.scale(quantize))
+    return str(dequantize.input[0]) if same else None
