@@ -141,6 +141,15 @@ def float_weight(view: GraphView) -> Iterator[Breach]:
             yield label(node), "quantized input, float weight"
 
 
+def gemm_zero_point(view: GraphView) -> Iterator[Breach]:
+    """ONNX Runtime makes a QGemm only if the weight's zero point is written out; without it the
+    weight is dequantized anew at every inference."""
+    for node in view.of_type("Gemm"):
+        weight = view.dequantized(node.input[1])
+        if weight is not None and len(weight.input) < 3:
+            yield label(node), "weight without zero point"
+
+
 def saturation(view: GraphView) -> Iterator[Breach]:
     """On x86 without VNNI two u8·s8 products are added in 16 bits and saturate silently; weights
     up to 64 cannot. ONNX Runtime's session.x64quantprecision=1 also avoids it."""
@@ -267,6 +276,8 @@ RULES: tuple[Rule, ...] = (
     Rule("add-inputs", (_X86,), "warning", add_inputs, "quantize both inputs"),
     Rule("float-weight", (_X86,), "error", float_weight,
          "store the weight as int8 behind a DequantizeLinear"),
+    Rule("gemm-zero-point", (_X86,), "warning", gemm_zero_point,
+         "write the zero points (int8 zeros, one a channel)"),
     Rule("saturation", (_X86,), "warning", saturation,
          "train with |weight| <= 64 (scheme exact), or demand VNNI of the device"),
     Rule("protected-sum", (_OV,), "error", protected_sum,

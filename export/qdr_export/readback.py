@@ -95,10 +95,13 @@ def read_back(backend: str, model: bytes) -> Readback:
     named = with_names(model)
     macs = layer_macs(named)
     kernels = readers[backend](named.SerializeToString())
+    # OpenVINO calls a layer by its output where that is the graph's.
+    outputs = {node.name: node.output[0] for node in named.graph.node}
     layers = []
     for name, count in macs.items():
         # Not found: folded or renamed. Nothing is claimed for it.
-        int8, kernel = kernels.get(name, (False, "not found in the compiled graph"))
+        missing = (False, "not found in the compiled graph")
+        int8, kernel = kernels.get(name, kernels.get(outputs[name], missing))
         layers.append(LayerExecution(name, count, int8, kernel))
     return Readback(backend, tuple(layers))
 

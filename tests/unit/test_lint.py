@@ -64,6 +64,9 @@ BROKEN = {
     "quantized-output": _model([DQ_X, DQ_W, CONV, _node("Flatten", "c", "y")], ALL),
     "add-inputs": _model([DQ_X, _node("Sigmoid", "d", "e"), _node("Add", "d e", "y")], ZERO),
     "float-weight": _model([DQ_X, _node("Conv", "d f", "y")], ALL),
+    "gemm-zero-point": _model(
+        [DQ_X, _node("DequantizeLinear", "w ws", "wd", axis=0), _node("Gemm", "d wd", "y")], ALL
+    ),
     "saturation": _model([DQ_X, DQ_W, _node("Conv", "d wd", "y")], ALL),
     "protected-sum": _model(
         [

@@ -6,7 +6,8 @@ the zero point is the type's minimum: four times slower. The exact rewrite:
 
 * after Relu: uint8 with zero point 0 and the same scale, and Min(code, 127), because int8 saturates
   at 127 and uint8 does not;
-* every other activation: uint8 with zero point 128, which saturates where int8 does.
+* every other activation: uint8 with zero point 128, which saturates where int8 does;
+* the weight of a Gemm: its zero points written out, or it is not recognized as quantized.
 
 The Min of a tensor that only a MaxPool reads moves behind the pooling (the two commute), where the
 tensor is smaller.
@@ -18,6 +19,7 @@ import numpy as np
 from onnx import NodeProto
 
 from qdr_export.emit.rewrite import Rewriter, after_relu, code_source, to_bytes
+from qdr_export.onnx_graph import attributes
 
 _INT8_MAX = np.uint8(127)
 _UNSIGNED_ZERO = np.uint8(0)
@@ -42,9 +44,20 @@ def emit(canonical: bytes) -> bytes:
             zero = r.out.constant(zero_points[node.input[0]])
             r.out.dequantize(r.name(node.input[0]), r.name(node.input[1]), zero, node.output[0])
             return True
-        return False
+        return _gemm_weight(r, node)
 
     return to_bytes(rewriter.run(rule, "ort-x86"))
+
+
+def _gemm_weight(r: Rewriter, node: NodeProto) -> bool:
+    readers = r.view.consumers.get(node.output[0], [])
+    codes = r.view.constants.get(node.input[0])
+    if codes is None or codes.dtype != np.int8 or any(x.op_type != "Gemm" for x in readers):
+        return False
+    zeros = r.out.constant(np.zeros(r.view.scale(node).shape, np.int8))
+    inputs = [r.name(node.input[0]), r.name(node.input[1]), zeros]
+    r.out.add("DequantizeLinear", inputs, node.output[0], **attributes(node))
+    return True
 
 
 def _quantize(
