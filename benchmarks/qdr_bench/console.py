@@ -81,9 +81,10 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     for bundle in report["bundles"]:
         console.print(table(report, bundle["name"]))
     for row in report["rows"]:
-        for reason in row["reasons"]:
+        if row["reasons"]:
+            text = f"{row['id']}: {row['status']}: {'; '.join(row['reasons'])}"
             # A reason may quote a path with brackets: it is text, not markup.
-            console.print(f"{row['id']}: {row['status']}: {reason}", style="dim", markup=False)
+            console.print(text, style="dim", markup=False, highlight=False)
     for bundle in report["bundles"]:
         for note in bundle["notes"]:
             console.print(f"{bundle['name']}: {note}", style="dim", markup=False)

@@ -13,7 +13,7 @@ from qdr_bench.console import NONE, megabytes, milliseconds
 from qdr_bench.report import JSON_NAME, headline
 
 TEMPLATE = "report.html.j2"
-PARITY_ROWS_SHOWN = 12
+PARITY_FLIPS_SHOWN = 12
 # Name, and whether it sorts by number.
 COLUMNS = (
     ("Model", False),
@@ -126,27 +126,30 @@ def _label_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def parity_table(parity: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Lay out NAME.parity.json, which export writes; only what is there is shown."""
-    if not parity:
+    """Lay out NAME.parity.json, which export writes; what it does not hold is not shown."""
+    rungs = parity.get("rungs") if parity else None
+    if parity is None or not isinstance(rungs, list):
         return None
-    tables = parity.get("rows") or parity.get("targets") or parity.get("rungs") or []
-    if isinstance(tables, Mapping):
-        tables = [{"target": name, **entry} for name, entry in tables.items()]
-    rows = [row for row in tables if isinstance(row, Mapping)]
-    columns: list[str] = []
-    for row in rows:
-        simple = (str, int, float, bool)
-        columns += [k for k, v in row.items() if isinstance(v, simple) and k not in columns]
-    exceptions = parity.get("exceptions", [])
-    exceptions = exceptions if isinstance(exceptions, list) else []
-    facts = {k: v for k, v in parity.items() if isinstance(v, (str, int, float))}
+    rows = [rung for rung in rungs if isinstance(rung, Mapping)]
+    flips = [(str(rung.get("name", "")), flip) for rung in rows for flip in rung.get("flips") or []]
+    read_back = parity.get("read_back")
+    shares = read_back if isinstance(read_back, Mapping) else {}
     return {
-        "columns": columns,
-        "rows": rows,
-        "exceptions": exceptions[:PARITY_ROWS_SHOWN],
-        "exceptions_total": len(exceptions),
-        "facts": facts,
+        "rungs": [{**rung, "flip_count": len(rung.get("flips") or [])} for rung in rows],
+        "flips": [(name, _flip_words(flip)) for name, flip in flips[:PARITY_FLIPS_SHOWN]],
+        "flips_total": len(flips),
+        "read_back": [
+            (target, entry["int8_share"])
+            for target, entry in shares.items()
+            if isinstance(entry, Mapping) and isinstance(entry.get("int8_share"), float)
+        ],
     }
+
+
+def _flip_words(flip: Any) -> str:
+    if not isinstance(flip, Mapping):
+        return str(flip)
+    return ", ".join(f"{name} {_figure(value)}" for name, value in flip.items())
 
 
 def _machine(environment: Mapping[str, Any], state: Mapping[str, Any]) -> list[tuple[str, str]]:

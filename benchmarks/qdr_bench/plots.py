@@ -26,8 +26,8 @@ BACKEND_COLOURS = {
 }
 STAGE_COLOURS = {
     "decode_preprocess": "#050505",
-    "infer": "#050501",
-    "postprocess": "#050502",
+    "infer": "#050507",
+    "postprocess": "#050508",
     "rest": "#050506",
 }
 VARIABLES = {
@@ -37,6 +37,8 @@ VARIABLES = {
     PAPER: "--card",
     **{BACKEND_COLOURS[b]: f"--{b}" for b in BACKEND_COLOURS},
     STAGE_COLOURS["decode_preprocess"]: "--stage-preprocess",
+    STAGE_COLOURS["infer"]: "--stage-infer",
+    STAGE_COLOURS["postprocess"]: "--stage-decide",
     STAGE_COLOURS["rest"]: "--stage-rest",
 }
 MARKERS = {"onnxruntime": "o", "openvino": "s", "tensorrt": "D", "torch": "^"}
@@ -77,13 +79,19 @@ def accuracy_against_latency(rows: Sequence[Mapping[str, Any]], chance: float | 
                 x,
                 y,
                 yerr=[[y - low], [high - y]],
-                fmt=MARKERS[row["backend"]],
+                fmt="none",
+                ecolor=colour,
+                elinewidth=1.5,
+                capsize=4,
+            )
+            axes.plot(
+                x,
+                y,
+                MARKERS[row["backend"]],
                 markersize=9,
                 color=colour,
                 markerfacecolor=PAPER if hollow else colour,
                 markeredgewidth=2,
-                elinewidth=1.5,
-                capsize=4,
                 zorder=3,
                 label=row_name(row),
             )
@@ -138,7 +146,7 @@ def latency_distributions(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.spines["left"].set_visible(False)
         _log_axis(axes, everything)
         axes.set_ylim(-len(rows) + 0.8, 0.95)
-        axes.set_xlabel("latency of one image, ms (solid: median, dotted: p90)")
+        axes.set_xlabel("ms (solid: median, dotted: p90)")
         return _svg(figure, "Distribution of raw latencies", "latency")
 
 
@@ -169,7 +177,7 @@ def speed_ratios(ratios: Sequence[Mapping[str, Any]]) -> str:
         ends = [entry["faster_than_float"] for entry in ratios]
         low, high = min(e["low"] for e in ends), max(e["high"] for e in ends)
         axes.set_xlim(min(0.8, 0.9 * low), max(1.2, 1.08 * high))
-        axes.set_xlabel("times faster than the float model (1: equally fast)")
+        axes.set_xlabel("times faster than float (1: equal)")
         return _svg(figure, "Speed of int8 against float, with 95 % interval", "ratio")
 
 

@@ -21,11 +21,12 @@ from qdr_bench.environment import ProcTree
 from qdr_bench.evaluation_data import EvaluationData
 from qdr_bench.measurement import Cell, Latency, Memory, Row, Stages, Status
 from qdr_bench.subject import Subject
-from qdr_bench.verdict import Limits, judge
+from qdr_bench.verdict import PASSED, Limits, judge
 from qdr_edge.errors import BenchmarkError
 from qdr_edge.target import available_cores
 
 NOISE_IMAGES = 8
+MAX_WARM_UP_S = 0.5
 OnStep = Callable[[str, float], None]
 """Called with what is being done and the share of the work that is finished, 0..1."""
 
@@ -40,7 +41,6 @@ class Plan:
         threads: Threads of one inference, the same for every cell.
         pool_images: Images drawn from, at most.
         stage_images: Images each stage is timed on.
-        warm_up_seconds: Uncounted time of each cell before the first round.
         seed: Seed of everything drawn.
         allow_unsigned: Measure bundles without a signature.
         limits: Beyond which a measurement is INVALID.
@@ -51,7 +51,6 @@ class Plan:
     threads: int = 2
     pool_images: int = 64
     stage_images: int = 24
-    warm_up_seconds: float = 0.5
     seed: int = 0
     allow_unsigned: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -73,7 +72,7 @@ class _Running:
     failure: str = ""
     opened: Mapping[str, Any] = field(default_factory=dict)
     logits: NDArray[np.float32] | None = None
-    self_test: str = ""
+    self_test: str = "not run"
     rounds: list[tuple[int, ...]] = field(default_factory=list)
     inconsistent: int = 0
     foreign: list[tuple[float, float]] = field(default_factory=list)
@@ -165,7 +164,7 @@ def _run(cells: list[_Running], baselines: dict[str, int], plan: Plan, on_step: 
     for number in range(plan.rounds):
         seed = plan.seed + number
         each(f"round {number + 1}:", partial(_round, plan=plan, seed=seed))
-    each("timing stages of", partial(_time_stages, plan=plan))
+    each("screening with", partial(_screen, plan=plan))
     on_step("done", 1.0)
 
 
@@ -189,12 +188,6 @@ def _open(running: _Running, plan: Plan) -> None:
         threads=plan.threads,
         options=dict(cell.options),
     )
-    if running.is_artefact:
-        test = Child(f"self-test {cell.id}")
-        try:
-            running.self_test = test.call("self_test", **_screening(running, plan))["failure"]
-        finally:
-            test.close()
 
 
 def _evaluate(running: _Running) -> None:
@@ -219,7 +212,7 @@ def _fill_pool(running: _Running, plan: Plan) -> None:
         random=NOISE_IMAGES,
         size=running.opened["size"],
     )
-    child.call("warm_up", seconds=plan.warm_up_seconds)
+    child.call("warm_up", seconds=min(MAX_WARM_UP_S, plan.seconds / 10))
 
 
 def _round(running: _Running, plan: Plan, seed: int) -> None:
@@ -236,9 +229,14 @@ def _round(running: _Running, plan: Plan, seed: int) -> None:
         running.foreign.append((busy_s - answer["cpu_ns"] / 1e9, answer["wall_ns"] / 1e9))
 
 
-def _time_stages(running: _Running, plan: Plan) -> None:
-    # A bundle that fails its self-test does not open: its row says so already.
-    if not running.is_artefact or running.data is None or running.self_test:
+def _screen(running: _Running, plan: Plan) -> None:
+    """Run the bundle's self-test, then time every stage of screening with it."""
+    if not running.is_artefact:
+        return
+    # After the rounds: the timed process held nothing but the model until then.
+    failure = _child(running).call("self_test", **_screening(running, plan))["failure"]
+    running.self_test = failure or PASSED
+    if failure or running.data is None:
         return
     draw = np.random.default_rng(plan.seed)
     count = min(plan.stage_images, len(running.data.files))
@@ -304,7 +302,7 @@ def _row(
             threads=threads,
             cores=available_cores(),
             foreign_cores=foreign,
-            self_test=running.self_test,
+            self_test=running.self_test if running.is_artefact else PASSED,
             inconsistent=running.inconsistent,
             accuracy=accuracy,
         )
@@ -325,12 +323,6 @@ def _row(
         memory=memory,
         stages=running.stages,
         accuracy=accuracy,
-        self_test=_self_test_words(running),
+        self_test=running.self_test if running.is_artefact else "",
         foreign_cores=foreign,
     )
-
-
-def _self_test_words(running: _Running) -> str:
-    if not running.is_artefact or not running.opened:
-        return ""
-    return running.self_test or "passed"

@@ -9,6 +9,8 @@ from typing import Any
 from qdr_bench.measurement import Latency, Status
 from qdr_bench.statistics import minimum_queries
 
+PASSED = "passed"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -50,7 +52,7 @@ def judge(
         threads: Threads of one inference.
         cores: Cores this process may use.
         foreign_cores: Mean number of cores others kept busy; None where it cannot be read.
-        self_test: What the bundle's self-test said; empty if it passed or there is none.
+        self_test: What the bundle's self-test said; PASSED also where there is none.
         inconsistent: Timed queries whose logits differ from those of the same image untimed.
         accuracy: The accuracy of the same artefact, or None.
 
@@ -60,8 +62,8 @@ def judge(
     reasons = []
     if accuracy is None:
         reasons.append("no accuracy: no data")
-    if self_test:
-        reasons.append(f"self-test failed: {self_test}")
+    if self_test != PASSED:
+        reasons.append(f"self-test: {self_test}")
     if inconsistent:
         reasons.append(f"{inconsistent} timed outputs differ from the untimed ones")
     if latency.queries < limits.queries:

@@ -1,4 +1,4 @@
-"""Figures from latencies, against brute force over the binomial distribution and known constants."""
+"""Figures from latencies, against brute force over the binomial distribution and known values."""
 
 from __future__ import annotations
 
