@@ -34,10 +34,10 @@ demo: $(VENV)/.use ## Make synthetic eyes, train, export, prove and measure: und
 	@echo "Bundles: $(DEMO)/run/export/*.qdr   Report: $(DEMO)/report/report.html"
 
 test: $(VENV)/.dev ## The test suite: under 8 minutes on 2 cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not full"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
 
 test-full: $(VENV)/.dev ## Everything, also what is too long for every change
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev ## Formatting, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -1,11 +1,14 @@
 """The main job through the command line: images in, a proven, measured int8 bundle out."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 MODALITIES = ("fundus", "oct")
 
 
@@ -77,6 +80,24 @@ assert "torch" not in sys.modules
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in {"POSITIVE", "NEGATIVE", "UNGRADABLE", "INVALID_INPUT"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/device.md"])
+def test_python_in_the_documents_runs_as_printed(pipeline, page):
+    text = (ROOT / page).read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    real = {"load": pipeline.bundle("fundus"), "screen": first_image(pipeline, "fundus")}
+    for name, path in re.findall(r'(load|screen)\("([^"]+)"\)', code):
+        code = code.replace(path, str(real[name]))
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=pipeline.environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[0] in {"POSITIVE", "NEGATIVE", "UNGRADABLE", "INVALID_INPUT"}
 
 
 def test_bench_measures_the_artefact_and_writes_both_reports(pipeline):
