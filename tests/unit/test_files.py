@@ -14,7 +14,7 @@ def test_write_replaces_whole_file(tmp_path):
     atomic_write(path, "old")
     atomic_write(path, b"new")
     assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_failed_write_keeps_old_file_and_leaves_no_litter(tmp_path, monkeypatch):
@@ -28,7 +28,7 @@ def test_failed_write_keeps_old_file_and_leaves_no_litter(tmp_path, monkeypatch)
     with pytest.raises(OutputError, match="No space left"):
         atomic_write(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_missing_folder_is_a_clear_error(tmp_path):

@@ -1,1 +1,1 @@
-"""Training of retinal screening students: data, synthetic eyes, models, quantization, distillation."""
+"""Training: data sets, synthetic eyes, models, quantization-aware distillation."""
