@@ -84,7 +84,7 @@ def test_a_write_cut_before_the_description_leaves_the_old_checkpoint(tmp_path, 
 
 
 def test_missing_checkpoint_says_what_to_do(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint here.*qdr-edge train"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint here.*qdr-edge train"):
         load_checkpoint(tmp_path)
 
 
