@@ -46,6 +46,25 @@ def atomic_write(path: Path, content: bytes | str) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def make_folder(
+    folder: Path, *, mode: int = 0o777, fix: str = "name another folder with --out"
+) -> None:
+    """Make a folder and its parents, before any work is done for nothing.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make this folder: {error.strerror or error}",
+            where=str(folder),
+            expected="a place you may write to",
+            fix=fix,
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

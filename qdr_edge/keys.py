@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qdr_edge.errors import OutputError, SignatureError
-from qdr_edge.files import atomic_write, sha256_bytes
+from qdr_edge.files import atomic_write, make_folder, sha256_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +23,7 @@ KEY_ID_DIGITS: Final = 16
 SIGNATURE_BYTES: Final = 64
 MAX_KEY_FILE_BYTES: Final = 16 * 1024
 DEVELOPMENT_KEY_FILE: Final = "development.pem"
+_OTHER_HOME: Final = "set QDR_EDGE_HOME to a folder you may write to"
 
 
 def home() -> Path:
@@ -226,7 +227,7 @@ def trust_folder() -> Path:
 def trust(key: PublicKey) -> Path:
     """Add a public key to this user's trust store and return its file."""
     folder = trust_folder()
-    _make_folder(folder)
+    make_folder(folder, mode=0o700, fix=_OTHER_HOME)
     path = folder / f"{key.key_id}.pem"
     atomic_write(path, key.to_pem())
     return path
@@ -261,7 +262,7 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the file exists or cannot be written.
     """
-    _make_folder(path.parent)
+    make_folder(path.parent, mode=0o700, fix=_OTHER_HOME)
     temporary = None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -282,18 +283,6 @@ def write_private(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make folder: {error.strerror}",
-            where=str(folder),
-            expected="a writable place for keys",
-            fix="set QDR_EDGE_HOME to a folder you may write to",
-        ) from error
 
 
 def _read_small(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from qdr_bench import console as terminal
 from qdr_bench.environment import ProcTree, environment, machine_state
 from qdr_bench.evaluation_data import EvaluationData, find_table, prepare
-from qdr_bench.report import BenchmarkReport, check_folder, now, save
+from qdr_bench.page import render
+from qdr_bench.report import HTML_NAME, JSON_NAME, BenchmarkReport, now
 from qdr_bench.single_stream import Plan, measure
 from qdr_bench.subject import Subject, check_names, open_subject
 from qdr_bench.verdict import Limits
+from qdr_edge.files import atomic_write, make_folder
 from qdr_edge.target import available_cores
 
 
@@ -49,7 +52,7 @@ def run(
         limits=Limits(duration_s=seconds),
     )
     check_names(list(bundles))
-    check_folder(out)
+    make_folder(out)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="qdr-bench-") as scratch:
         subjects: list[Subject] = []
@@ -100,3 +103,18 @@ def _progress(console: Console) -> Progress:
         console=console,
         transient=True,
     )
+
+
+def save(report: BenchmarkReport, folder: Path) -> tuple[Path, Path]:
+    """Write report.json and report.html; what an earlier run left there is replaced whole.
+
+    Raises:
+        OutputError: The folder cannot be made or written to.
+    """
+    make_folder(folder)
+    content = report.to_dict()
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    files = (folder / JSON_NAME, folder / HTML_NAME)
+    atomic_write(files[0], text)
+    atomic_write(files[1], render(content))
+    return files

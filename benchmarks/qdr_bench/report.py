@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import qdr_edge
@@ -16,8 +14,6 @@ from qdr_bench.measurement import Row
 from qdr_bench.single_stream import Plan
 from qdr_bench.statistics import paired_ratio, round_medians
 from qdr_bench.subject import Subject
-from qdr_edge.errors import OutputError
-from qdr_edge.files import atomic_write
 
 FORMAT = "qdr-benchmark"
 SCHEMA_VERSION = 1
@@ -125,40 +121,6 @@ class BenchmarkReport:
 def now() -> str:
     """Return the time for `created`, UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def save(report: BenchmarkReport, folder: Path) -> tuple[Path, Path]:
-    """Write report.json and report.html; what an earlier run left there is replaced whole.
-
-    Raises:
-        OutputError: The folder cannot be made or written to.
-    """
-    from qdr_bench.page import render
-
-    check_folder(folder)
-    content = report.to_dict()
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    files = (folder / JSON_NAME, folder / HTML_NAME)
-    atomic_write(files[0], text)
-    atomic_write(files[1], render(content))
-    return files
-
-
-def check_folder(folder: Path) -> None:
-    """Make the output folder, before anything is measured for nothing.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder: {error.strerror or error}",
-            where=str(folder),
-            expected="a folder that can be written to",
-            fix="name another one with --out",
-        ) from error
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

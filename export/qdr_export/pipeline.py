@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdr_edge.errors import OutputError, ParityError
-from qdr_edge.files import atomic_write
+from qdr_edge.errors import ParityError
+from qdr_edge.files import atomic_write, make_folder
 from qdr_edge.keys import SigningKey
 from qdr_export.emission import Emission, emit_all
 from qdr_export.golden import make_golden
@@ -80,7 +80,7 @@ def export_student(
         OutputError: The folder cannot be written.
     """
     report = progress or Progress()
-    _make_folder(out)
+    make_folder(out)
     report.step("emitting")
     emission = emit_all(student.checkpoint, profiles)
     report.step("running every form")
@@ -161,15 +161,3 @@ def _flips(parity: ParityReport, parity_file: Path) -> ParityError:
         expected="the decision of the reference on every image",
         fix="see the file for every exception; --force seals the bundle marked unproven",
     )
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make folder: {error.strerror}",
-            where=str(out),
-            expected="a writable place",
-            fix="choose another --out",
-        ) from error

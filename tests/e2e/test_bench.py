@@ -292,7 +292,7 @@ def test_a_stranger_beside_the_bundle_is_not_taken_for_its_twin(
         (["BUNDLE", "--data", "missing.csv"], 4, "cannot read"),
         (["BUNDLE", "--split", "train"], 4, "no fundus image in split 'train'"),
         (["BUNDLE", "BUNDLE"], 14, "tiny.qdr is given twice"),
-        (["BUNDLE", "--out", "BUNDLE/report"], 15, "cannot make the folder"),
+        (["BUNDLE", "--out", "BUNDLE/report"], 15, "cannot make this folder"),
         (["BUNDLE", "--seconds", "0"], 2, "seconds"),
     ],
     ids=["no bundle", "no table", "empty split", "twice", "no folder", "no time"],

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from qdr_edge.checkpoint import CHECKPOINT_FILE, PROBE_SPLITS, Checkpoint, save_checkpoint
-from qdr_edge.files import sha256_file
+from qdr_edge.files import make_folder, sha256_file
 from qdr_edge.preprocess import PreprocessSpec
 from qdr_train import quantize
 from qdr_train.cache import open_pixels
@@ -29,7 +29,6 @@ from qdr_train.run_folder import (
     Run,
     create_run,
     locked,
-    make_folder,
     open_run,
     require_vacant,
 )

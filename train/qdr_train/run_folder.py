@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qdr_edge.errors import CheckpointError, DatasetError, OutputError, RecipeError
-from qdr_edge.files import atomic_write, sha256_bytes
+from qdr_edge.files import atomic_write, make_folder, sha256_bytes
 from qdr_edge.labels import LabelSet
 from qdr_edge.samples import SampleSet, read_csv, write_csv
 from qdr_train.recipe import Recipe
@@ -173,23 +173,6 @@ def open_run(folder: Path, recipe: Recipe | None = None) -> Run:
             fix="restore them, or train into another --out",
         )
     return run
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make this folder: {error.strerror}",
-            where=str(folder),
-            expected="a place you may write to",
-            fix="name another --out",
-        ) from error
 
 
 @contextmanager
