@@ -27,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.use
 
 demo: $(VENV)/.use ## Make synthetic eyes, train, export, prove and measure: under 12 minutes
 	$(QDR) data synth $(DEMO)/data --patients 300 --seed 1 --size 256
-	$(QDR) train demo --data $(DEMO)/data/synthetic.csv --out $(DEMO)/run --resume
+	$(QDR) train demo --data $(DEMO)/data/synthetic.csv --out $(DEMO)/run $$(test ! -f $(DEMO)/run/run.json || echo --resume)
 	$(QDR) export $(DEMO)/run
 	$(QDR) bench $(DEMO)/run/export/*.qdr --out $(DEMO)/report
 	$(QDR) run $(DEMO)/run/export/demo-fundus.qdr $$(find $(DEMO)/data/fundus -name '*.jpg' | sort | tail -n 6)
