@@ -186,7 +186,8 @@ def _ungradable(images: list[bytes], look: _Pipeline) -> _Seen:
     raise ExportError(
         "the image-quality gate calls no spoiled image ungradable",
         expected="a gate that rejects a blurred, dark, bright or noisy picture",
-        fix="look at the validation images: the gate was fitted on them",
+        fix="give unusable validation images the grade 3 in a column `quality`: the gate is not "
+        "fitted on those",
     )
 
 

@@ -16,6 +16,8 @@ from qdr_export.run_folder import Student
 from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
 
 REJECTION_RATE = 0.01
+QUALITY_COLUMN, UNGRADABLE_QUALITY = "quality", "3"
+"""A table's optional column of grades, 0 (good) to 3 (ungradable)."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,13 @@ def fit_operating_point(student: Student, outputs: Outputs) -> OperatingPoint:
     rule = DecisionRule(
         checkpoint.labels, fit_temperature(logits, targets), fit_thresholds(logits, targets)
     )
-    limits = fit_limits(
-        list(outputs.features[:n]), checkpoint.modality, rejection_rate=REJECTION_RATE
-    )
+    # The gate is fitted to accept these, so those a grader called ungradable stay out.
+    gradable = [
+        features
+        for features, sample in zip(outputs.features[:n], samples, strict=True)
+        if sample.extra.get(QUALITY_COLUMN) != UNGRADABLE_QUALITY
+    ]
+    limits = fit_limits(gradable, checkpoint.modality, rejection_rate=REJECTION_RATE)
 
     def evaluated(scores: Any) -> Evaluation:
         called = decisions(scores, rule).astype(np.uint8)
