@@ -268,7 +268,7 @@ RULES: tuple[Rule, ...] = (
     Rule("pixel-input", _ALL, "warning", pixel_input, "take uint8 pixels, normalise in the graph"),
     Rule("positive-scales", _ALL, "error", positive_scales, "store a constant scale above 0"),
     Rule("relu-zero-point", (_X86,), "warning", relu_zero_point,
-         "quantize to uint8 with zero point 0, then Min(code, 127) if it was int8"),
+         "quantize to uint8 with zero point 0, then Clip(code, 0, 127) if it was int8"),
     Rule("unsigned-activations", (_X86,), "warning", unsigned_activations,
          "rewrite int8 to uint8 with zero point 128 (the ort-x86 emitter does)"),
     Rule("quantized-output", (_X86,), "warning", quantized_output,

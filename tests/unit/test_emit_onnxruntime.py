@@ -1,10 +1,14 @@
-"""The ONNX Runtime form: where each zero point and each Min goes."""
+"""The ONNX Runtime form: where each zero point and each Clip goes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from onnx import NodeProto
 
+from qdr_edge.graph import Graph
 from qdr_export.canonical import build_canonical
 from qdr_export.emit.onnxruntime import emit
 from qdr_export.onnx_graph import GraphView
@@ -42,35 +46,59 @@ def test_codes_above_127_reach_no_arithmetic(family: str) -> None:
         source = view.producer(node.input[0])
         readers = {r.op_type for r in view.consumers[node.output[0]]}
         assert source is not None
-        # Only a MaxPool may see them; the Min stands behind it.
-        assert source.op_type == "Min" or readers == {"MaxPool"}
+        # Only a MaxPool may see them; the Clip stands behind it.
+        assert (
+            source.op_type == "Clip" or readers == {"MaxPool"} or _largest_sum(view, source) <= 127
+        )
 
 
-def test_min_moves_behind_a_max_pool() -> None:
+def _largest_sum(view: GraphView, quantize: NodeProto) -> float:
+    """The largest code that a Q of Relu of a sum can give, by its inputs' largest codes."""
+    relu = view.producers[quantize.input[0]]
+    add = view.producers[relu.input[0]]
+    assert (relu.op_type, add.op_type) == ("Relu", "Add")
+    largest = sum(127 * float(view.scale(view.producers[name])) for name in add.input)
+    return largest / float(view.scale(quantize))
+
+
+@pytest.mark.parametrize(("step", "clips"), [(0.25, 1), (0.5, 0)], ids=["may exceed", "fits"])
+def test_a_sum_is_clipped_only_where_it_may_exceed_127(step: float, clips: int) -> None:
+    s = Sketch(0)
+    a = s.conv("a", "pixels", 16, 3, stride=2)
+    b = s.conv("b", "pixels", 16, 3, stride=2)
+    y = s.op("s", "add", a, b, relu=True)
+    s.linear("fc", s.op("f", "flatten", s.op("g", "global_avg_pool", y)), 4)
+    made, steps = from_sketch(s), {"a": 0.25, "b": 0.25, "s": step}
+    nodes = [replace(node, scale=steps.get(node.name, node.scale)) for node in made.graph.nodes]
+    view = GraphView(emit(build_canonical(replace(made, graph=Graph(tuple(nodes))))))
+    assert len(list(view.of_type("Clip"))) == clips
+
+
+def test_clip_moves_behind_a_max_pool() -> None:
     view = _view("resnet")
     pool = next(view.of_type("MaxPool"))
     before = view.producer(view.producers[pool.input[0]].input[0])
     after = view.consumers[view.consumers[pool.output[0]][0].output[0]][0]
     assert before is not None
     assert before.op_type == "QuantizeLinear"
-    assert after.op_type == "Min"
+    assert after.op_type == "Clip"
 
 
-def test_min_stays_if_something_else_reads_the_tensor() -> None:
+def test_clip_stays_if_something_else_reads_the_tensor() -> None:
     s = Sketch(0)
     x = s.conv("c", "pixels", 16, 3, stride=2, relu=True)
     pooled = s.op("p", "max_pool", x, kernel=(3, 3), stride=(1, 1), padding=(1, 1))
     y = s.op("a", "add", x, pooled)
     s.linear("fc", s.op("f", "flatten", s.op("g", "global_avg_pool", y)), 4)
     view = GraphView(emit(build_canonical(from_sketch(s))))
-    assert [n.input[0] for n in view.of_type("Min")] == ["c:q"]
+    assert [n.input[0] for n in view.of_type("Clip")] == ["c:q"]
 
 
 def test_dequantize_keeps_its_quantizers_zero_point() -> None:
     view = _view("resnet")
     for node in view.of_type("DequantizeLinear"):
         source = view.producer(node.input[0])
-        while source is not None and source.op_type == "Min":
+        while source is not None and source.op_type == "Clip":
             source = view.producer(source.input[0])
         if source is not None:
             assert view.zero_point(node) == view.zero_point(source)

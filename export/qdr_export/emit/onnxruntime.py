@@ -4,12 +4,12 @@ Run as it is, ONNX Runtime turns the canonical graph's int8 into uint8 with zero
 keeps Conv → Relu → Quantize in float, because a Relu before a quantization is redundant only when
 the zero point is the type's minimum: four times slower. The exact rewrite:
 
-* after Relu: uint8 with zero point 0 and the same scale, and Min(code, 127), because int8 saturates
-  at 127 and uint8 does not;
+* after Relu: uint8 with zero point 0 and the same scale, and Clip(code, 0, 127), because int8
+  saturates at 127 and uint8 does not (Min would do, but needs a second buffer);
 * every other activation: uint8 with zero point 128, which saturates where int8 does;
 * the weight of a Gemm: its zero points written out, or it is not recognized as quantized.
 
-The Min of a tensor that only a MaxPool reads moves behind the pooling (the two commute), where the
+No Clip is needed after a sum that cannot exceed 127 steps. The Clip of a tensor that only a MaxPool reads moves behind the pooling (the two commute), where the
 tensor is smaller.
 """
 
@@ -69,12 +69,27 @@ def _quantize(
     if zero == _SIGNED_ZERO:
         return
     source = code_source(r.view, node)
-    if source is not None and source not in unsaturated:
+    if (source is not None and source not in unsaturated) or _sum_fits(r.view, node):
         return
     if _only_max_pool_reads(r, code):
         unsaturated.add(code)
         return
-    r.rename(code, r.out.add("Min", [code, r.out.constant(_INT8_MAX)], f"{code}m"))
+    bounds = [r.out.constant(_UNSIGNED_ZERO), r.out.constant(_INT8_MAX)]
+    r.rename(code, r.out.add("Clip", [code, *bounds], f"{code}c"))
+
+
+def _sum_fits(view: GraphView, quantize: NodeProto) -> bool:
+    """Whether a Q reads a sum of quantized tensors (with Relu) that int8 holds without saturating.
+
+    Two summands of at most 127 steps each stay within 127 steps of at least both steps' sum.
+    """
+    relu = view.producer(quantize.input[0])
+    add = view.producer(relu.input[0]) if relu is not None and relu.op_type == "Relu" else None
+    if add is None or add.op_type != "Add":
+        return False
+    summands = [view.dequantized(name) for name in add.input]
+    steps = [float(view.scale(node)) for node in summands if node is not None]
+    return len(steps) == len(summands) and sum(steps) <= float(view.scale(quantize))
 
 
 def _only_max_pool_reads(r: Rewriter, code: str) -> bool:
