@@ -9,8 +9,8 @@ the zero point is the type's minimum: four times slower. The exact rewrite:
 * every other activation: uint8 with zero point 128, which saturates where int8 does;
 * the weight of a Gemm: its zero points written out, or it is not recognized as quantized.
 
-No Clip is needed after a sum that cannot exceed 127 steps. The Clip of a tensor that only a MaxPool reads moves behind the pooling (the two commute), where the
-tensor is smaller.
+No Clip is needed after a sum that cannot exceed 127 steps. The Clip of a tensor that only a MaxPool
+reads moves behind the pooling (the two commute), where the tensor is smaller.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from onnx import NodeProto
 
 from qdr_export.emit.rewrite import Rewriter, after_relu, code_source, to_bytes
+from qdr_export.onnx_graph import GraphView
 from qdr_export.onnx_graph import attributes
 
 _INT8_MAX = np.uint8(127)
