@@ -19,8 +19,7 @@ import numpy as np
 from onnx import NodeProto
 
 from qdr_export.emit.rewrite import Rewriter, after_relu, code_source, to_bytes
-from qdr_export.onnx_graph import GraphView
-from qdr_export.onnx_graph import attributes
+from qdr_export.onnx_graph import GraphView, attributes
 
 _INT8_MAX = np.uint8(127)
 _UNSIGNED_ZERO = np.uint8(0)
