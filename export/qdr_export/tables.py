@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -87,7 +88,8 @@ def print_exports(console: Console, exported: Sequence[tuple[Student, Exported]]
     """The last table: one line for each artefact, then the files."""
     table = Table(title="Exported", title_justify="left")
     for column in ("bundle", "target", "bytes", "of float", "int8 MACs", "parity", "flips"):
-        table.add_column(column, justify="right" if column in _NUMERIC else "left")
+        justify: Literal["left", "right"] = "right" if column in _NUMERIC else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for _, result in exported:
         for name, artefact in result.emission.artefacts.items():
             rung = result.parity.rung(name)

@@ -101,7 +101,7 @@ def _print_table(screener: Screener, results: list[tuple[Path, Decision, float]]
         findings = ", ".join(f"{label.code} {label.probability:.2f}" for label in decision.findings)
         outcome = decision.outcome.value
         table.add_row(
-            Text(printable(image)),
+            Text(printable(image.name)),
             Text(outcome, style=styles.get(outcome, "yellow")),
             Text(printable(findings or decision.reason or "no finding")),
             f"{ms:.1f}",
