@@ -1,24 +1,31 @@
 """Metrics of screening models, with confidence intervals bootstrapped by patient.
 
-Two images of one patient are not independent: a resample draws patients, not images. The
-bootstrap is one matrix of image weights, so that a thousand resamples cost a few array passes.
+The resampling is in `qdr_edge.bootstrap`: one matrix of image weights, so that a thousand resamples
+cost a few array passes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qdr_edge.bootstrap import (
+    Floats,
+    PatientWeights,
+    ap_curve,
+    auc_curve,
+    mean_over_labels,
+    ranked,
+    rates,
+)
 from qdr_edge.labels import LabelSet
 
-_Floats = NDArray[np.float64]
 _INTERVAL = (2.5, 97.5)
-_WEIGHTS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -151,25 +158,29 @@ def evaluate(
     images = s.shape[0]
     positives = y.sum(axis=0).astype(int)
     used = [k for k in range(len(labels)) if 0 < positives[k] < images]
-    weights = _Weights(images, groups, n_bootstrap, seed)
+    weights = PatientWeights(images, groups, n_bootstrap, seed)
 
-    ap = np.stack([_ranked(_ap, s[:, k], y[:, k], weights) for k in used] or [weights.undefined])
-    auc = np.stack([_ranked(_auc, s[:, k], y[:, k], weights) for k in used] or [weights.undefined])
+    ap = np.stack(
+        [ranked(ap_curve, s[:, k], y[:, k], weights) for k in used] or [weights.undefined]
+    )
+    auc = np.stack(
+        [ranked(auc_curve, s[:, k], y[:, k], weights) for k in used] or [weights.undefined]
+    )
     prevalence = np.stack([weights.mean(y[:, k]) for k in used] or [weights.undefined])
-    mean_ap = _mean(ap)
+    mean_ap = mean_over_labels(ap)
     # A resample without a single positive of a label has no AP for it, and no chance either.
-    chance = _mean(np.where(np.isnan(ap), np.nan, prevalence))
+    chance = mean_over_labels(np.where(np.isnan(ap), np.nan, prevalence))
     right = weights.mean(y[np.arange(images), s.argmax(axis=1)])
     commonest = weights.mean(y[:, int(positives.argmax())])
 
-    rates = None
+    at_point = None
     if decisions is not None:
         d = np.asarray(decisions, dtype=np.float64)
         if d.shape != y.shape:
             raise ValueError(f"decisions {d.shape} and targets {y.shape} differ in shape")
-        rates = [_rates(d[:, k], y[:, k], weights) for k in used]
+        at_point = [rates(d[:, k], y[:, k], weights) for k in used]
 
-    def estimate(values: _Floats) -> Estimate:
+    def estimate(values: Floats) -> Estimate:
         return _estimate(values, images)
 
     per_label = tuple(
@@ -179,18 +190,20 @@ def evaluate(
             ap=estimate(ap[i]),
             auc=estimate(auc[i]),
             chance_ap=float(prevalence[i][0]),
-            **({} if rates is None else {n: estimate(v) for n, v in rates[i].items()}),
+            **({} if at_point is None else {n: estimate(v) for n, v in at_point[i].items()}),
         )
         for i, k in enumerate(used)
     )
     means = {}
-    if rates:
-        means = {n: estimate(_mean(np.stack([r[n] for r in rates]))) for n in rates[0]}
+    if at_point:
+        means = {
+            n: estimate(mean_over_labels(np.stack([r[n] for r in at_point]))) for n in at_point[0]
+        }
     return Evaluation(
         images=images,
         patients=weights.clusters,
         map=estimate(mean_ap),
-        auc=estimate(_mean(auc)),
+        auc=estimate(mean_over_labels(auc)),
         chance_map=float(chance[0]),
         map_above_chance=estimate(mean_ap - chance),
         accuracy=estimate(right),
@@ -223,13 +236,14 @@ def paired_map_difference(
     """
     first, y = _checked(a, targets)
     second, _ = _checked(b, targets)
-    weights = _Weights(y.shape[0], groups, n_bootstrap, seed)
+    weights = PatientWeights(y.shape[0], groups, n_bootstrap, seed)
     used = [k for k in range(y.shape[1]) if 0 < y[:, k].sum() < y.shape[0]]
     differences = [
-        _ranked(_ap, first[:, k], y[:, k], weights) - _ranked(_ap, second[:, k], y[:, k], weights)
+        ranked(ap_curve, first[:, k], y[:, k], weights)
+        - ranked(ap_curve, second[:, k], y[:, k], weights)
         for k in used
     ]
-    return _estimate(_mean(np.stack(differences or [weights.undefined])), y.shape[0])
+    return _estimate(mean_over_labels(np.stack(differences or [weights.undefined])), y.shape[0])
 
 
 def average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -240,7 +254,7 @@ def average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float:
         targets: 0/1 [N].
     """
     s, y = _checked(scores, targets)
-    return float(_ranked(_ap, s, y, _Weights(len(s), None, 0, 0))[0])
+    return float(ranked(ap_curve, s, y, PatientWeights(len(s), None, 0, 0))[0])
 
 
 def roc_auc(scores: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -251,7 +265,7 @@ def roc_auc(scores: NDArray[Any], targets: NDArray[Any]) -> float:
         targets: 0/1 [N].
     """
     s, y = _checked(scores, targets)
-    return float(_ranked(_auc, s, y, _Weights(len(s), None, 0, 0))[0])
+    return float(ranked(auc_curve, s, y, PatientWeights(len(s), None, 0, 0))[0])
 
 
 def sensitivity(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -296,105 +310,18 @@ def brier(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
     return float(np.mean((p - y) ** 2))
 
 
-class _Weights:
-    """How often each image counts: row 0 once each, then one row a resample of patients."""
-
-    def __init__(
-        self, images: int, groups: Sequence[str] | None, n_bootstrap: int, seed: int
-    ) -> None:
-        if groups is not None and len(groups) != images:
-            raise ValueError(f"{len(groups)} groups for {images} images")
-        names = np.arange(images) if groups is None else np.asarray(groups)
-        _, cluster = np.unique(names, return_inverse=True)
-        self.clusters = int(cluster.max()) + 1
-        drawn = np.random.default_rng(seed).integers(
-            0, self.clusters, size=(n_bootstrap, self.clusters)
-        )
-        offset = np.arange(n_bootstrap)[:, None] * self.clusters
-        counts = np.bincount((drawn + offset).ravel(), minlength=n_bootstrap * self.clusters)
-        counts = counts.reshape(n_bootstrap, self.clusters)
-        resampled = counts[:, cluster]  # [B, patients] -> [B, N]
-        self.rows: _Floats = np.vstack([np.ones((1, images)), resampled])
-        self.totals: _Floats = self.rows.sum(axis=1)
-        self.undefined: _Floats = np.full(len(self.rows), np.nan)
-
-    def mean(self, values: _Floats) -> _Floats:
-        """Weighted mean of `values` [N] in each row."""
-        means: _Floats = (self.rows @ values) / self.totals
-        return means
-
-
-_Curve = Callable[[_Floats, _Floats], _Floats]
-
-
-def _ranked(curve: _Curve, s: _Floats, y: _Floats, weights: _Weights) -> _Floats:
-    """A ranking metric for each row of weights [1 + B]."""
-    order = np.argsort(-s, kind="stable")
-    ranked = s[order]
-    # Equal scores have no order among themselves: the curve has points at their ends only.
-    ends = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
-    rows = max(1, _WEIGHTS_AT_ONCE // ranked.size)
-    parts = []
-    for start in range(0, len(weights.rows), rows):
-        w = weights.rows[start : start + rows][:, order]
-        hits = np.cumsum(w * y[order], axis=1)[:, ends]
-        flagged = np.cumsum(w, axis=1)[:, ends]
-        parts.append(curve(hits, flagged))
-    return np.concatenate(parts)
-
-
-def _ap(hits: _Floats, flagged: _Floats) -> _Floats:
-    """Average precision of cumulated true positives and positives, each [B, points]."""
-    steps = np.diff(hits, axis=1, prepend=0.0)
-    precision = np.divide(hits, flagged, out=np.zeros_like(hits), where=flagged > 0)
-    return _ratio((steps * precision).sum(axis=1), hits[:, -1])
-
-
-def _auc(hits: _Floats, flagged: _Floats) -> _Floats:
-    """ROC area of cumulated true positives and positives, by the trapezoid rule."""
-    false_alarms = flagged - hits
-    steps = np.diff(false_alarms, axis=1, prepend=0.0)
-    before = hits - np.diff(hits, axis=1, prepend=0.0)
-    area = (steps * (hits + before) / 2).sum(axis=1)
-    return _ratio(area, hits[:, -1] * false_alarms[:, -1])
-
-
-def _rates(d: _Floats, y: _Floats, weights: _Weights) -> dict[str, _Floats]:
-    """The figures of an operating point for each row of weights."""
-    table = weights.rows @ np.stack([d * y, (1 - d) * y, d * (1 - y), (1 - d) * (1 - y)], axis=1)
-    tp, fn, fp, tn = table.T
-    sens, spec = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    return {
-        "sensitivity": sens,
-        "specificity": spec,
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "f1_sens_spec": np.where(sens + spec == 0, 0.0, _ratio(2 * sens * spec, sens + spec)),
-    }
-
-
 def _rate(name: str, predicted: NDArray[Any], targets: NDArray[Any]) -> float:
     d, y = _checked(predicted, targets)
-    return float(_rates(d, y, _Weights(len(y), None, 0, 0))[name][0])
+    return float(rates(d, y, PatientWeights(len(y), None, 0, 0))[name][0])
 
 
-def _ratio(numerator: _Floats, denominator: _Floats) -> _Floats:
-    undefined = np.full_like(denominator, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
-
-
-def _mean(values: _Floats) -> _Floats:
-    """Mean over labels [K, 1 + B] -> [1 + B] of those that are defined."""
-    defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(float))
-
-
-def _estimate(values: _Floats, n: int) -> Estimate:
+def _estimate(values: Floats, n: int) -> Estimate:
     resampled = values[1:][~np.isnan(values[1:])]
     low, high = np.percentile(resampled, _INTERVAL) if resampled.size else (math.nan, math.nan)
     return Estimate(float(values[0]), float(low), float(high), n)
 
 
-def _checked(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[_Floats, _Floats]:
+def _checked(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[Floats, Floats]:
     s = np.asarray(scores, dtype=np.float64)
     y = np.asarray(targets, dtype=np.float64)
     if s.shape != y.shape:

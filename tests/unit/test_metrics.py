@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from qdr_edge import metrics
+from qdr_edge import bootstrap, metrics
 from qdr_edge.files import canonical_json
 from qdr_edge.labels import TOPCON_MM, LabelSet
 
@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_splitting_the_work_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = example()
     whole = metrics.evaluate(scores, targets, LABELS, n_bootstrap=100)
-    monkeypatch.setattr(metrics, "_WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", 1)
     parts = metrics.evaluate(scores, targets, LABELS, n_bootstrap=100)
     assert (parts.map.low, parts.map.high) == pytest.approx((whole.map.low, whole.map.high))
     assert (parts.auc.low, parts.auc.high) == pytest.approx((whole.auc.low, whole.auc.high))
