@@ -89,6 +89,7 @@ def _print_table(screener: Screener, results: list[tuple[Path, Decision, float]]
         UNSIGNED_NOTICE,
         printable,
     )
+    from qdr_edge.labels import NORMAL
 
     styles = {"POSITIVE": "bold red", "NEGATIVE": "green", "FAULT": "bold magenta"}
     manifest = screener.bundle.manifest
@@ -98,7 +99,11 @@ def _print_table(screener: Screener, results: list[tuple[Path, Decision, float]]
     table.add_column("findings (probability) or reason", overflow="fold")
     table.add_column("ms", justify="right", no_wrap=True)
     for image, decision, ms in results:
-        findings = ", ".join(f"{label.code} {label.probability:.2f}" for label in decision.findings)
+        findings = ", ".join(
+            f"{label.code} {label.probability:.2f}"
+            for label in decision.findings
+            if label.code != NORMAL
+        )
         outcome = decision.outcome.value
         table.add_row(
             Text(printable(image.name)),
