@@ -32,6 +32,7 @@ demo: $(VENV)/.use ## Make synthetic eyes, train, export, prove and measure: und
 	$(QDR) bench $(DEMO)/run/export/*.qdr --out $(DEMO)/report
 	$(QDR) run $(DEMO)/run/export/demo-fundus.qdr $$(find $(DEMO)/data/fundus -name '*.jpg' | sort | tail -n 6)
 	@echo "Bundles: $(DEMO)/run/export/*.qdr   Report: $(DEMO)/report/report.html"
+	@echo "To use them in this shell: . $(VENV)/bin/activate; export QDR_EDGE_HOME=$$QDR_EDGE_HOME"
 
 test: $(VENV)/.dev ## The test suite: under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
