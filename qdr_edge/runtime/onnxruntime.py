@@ -54,36 +54,11 @@ class OnnxRuntimeSession:
     backend = "onnxruntime"
 
     def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
-        here = availability()
-        if not here.ok:
-            raise BackendError(
-                f"ONNX Runtime cannot be used: {here.reason}",
-                expected="the onnxruntime package",
-                fix=f"run `{INSTALL}`",
-            )
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        for name, value in {**default_options(), **options}.items():
-            settings.add_session_config_entry(name, value)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model, settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            # ONNX Runtime raises a dozen unrelated classes; each means "not this model".
-            raise BackendError(
-                f"ONNX Runtime {here.version} refuses the model: {error}",
-                expected="a model of its operators and opset",
-                fix="export again with the release of this bundle, or update onnxruntime",
-            ) from error
+        settings = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
+        self._session, self.version = _create(model, {**default_options(), **options}, settings)
         image = self._session.get_inputs()[0]
         self._input: str = image.name
         self._size: int = image.shape[-1] if isinstance(image.shape[-1], int) else 0
-        self.version: str = here.version
         self.threads = threads
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -112,6 +87,16 @@ def optimized(model: bytes) -> bytes:
     import tempfile
     from pathlib import Path
 
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "optimized.onnx")
+        _create(model, default_options(), {"optimized_model_filepath": str(path)})
+        return path.read_bytes()
+
+
+def _create(
+    model: bytes, options: Mapping[str, str], settings: Mapping[str, int | str]
+) -> tuple[Any, str]:
+    """An InferenceSession with configuration entries and session settings, and the version."""
     here = availability()
     if not here.ok:
         raise BackendError(
@@ -121,18 +106,21 @@ def optimized(model: bytes) -> bytes:
         )
     import onnxruntime
 
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    for name, value in default_options().items():
-        settings.add_session_config_entry(name, value)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "optimized.onnx")
-        settings.optimized_model_filepath = str(path)
-        try:
-            onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise BackendError(
-                f"ONNX Runtime {here.version} refuses the model: {error}",
-                expected="a model of its operators and opset",
-            ) from error
-        return path.read_bytes()
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = 3
+    for name, value in settings.items():
+        setattr(session_options, name, value)
+    for name, entry in options.items():
+        session_options.add_session_config_entry(name, entry)
+    try:
+        session = onnxruntime.InferenceSession(
+            model, session_options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        # ONNX Runtime raises a dozen unrelated classes; each means "not this model".
+        raise BackendError(
+            f"ONNX Runtime {here.version} refuses the model: {error}",
+            expected="a model of its operators and opset",
+            fix="export again with the release of this bundle, or update onnxruntime",
+        ) from error
+    return session, here.version
