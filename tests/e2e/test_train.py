@@ -12,10 +12,10 @@ import torch
 from qdr_edge.checkpoint import Checkpoint, load_checkpoint
 from qdr_edge.errors import CheckpointError, DatasetError, OutputError, RecipeError
 from qdr_edge.samples import read_csv
-from qdr_train import program, stage
-from qdr_train.program import Options
+from qdr_train.engine import program, stage
+from qdr_train.engine.program import Options
 from qdr_train.recipe import Recipe
-from qdr_train.recipe_files import load_recipe
+from qdr_train.recipe.files import load_recipe
 from tests.eyes import CODES, write_eyes, write_recipe
 
 ONE_THREAD = Options(threads=1)
@@ -181,7 +181,7 @@ def test_resume_refuses_another_recipe_other_data_and_no_run(
 
 
 def test_two_processes_cannot_share_a_run(run: Path, table: Path, recipe: Recipe) -> None:
-    from qdr_train.run_folder import locked
+    from qdr_train.engine.run_folder import locked
 
     with locked(run), pytest.raises(OutputError, match="another process"):
         program.resume(run, Options())
@@ -208,7 +208,7 @@ def test_bad_data_makes_no_folder(tmp_path: Path) -> None:
             "stages.student-oct.modality=fundus",
             "student.distill={soft_labels: 1.0, teacher_views: augmented}",
             "student.optimizer={name: sgd, lr: 0.01, schedule: plateau}",
-            "student.pos_weight_limit=4",
+            "student.loss.pos_weight_limit=4",
             "student.epochs=1",
         ],
         # The free scales of the other scheme, and no teacher at all.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdr_train.augment import Augmentation, augment
+from qdr_train.data.augment import Augmentation, augment
 
 ALL = Augmentation(180, 0.5, 0.1, 0.05, (0.7, 1.3), (0.7, 1.3))
 STILL = Augmentation()

@@ -10,7 +10,7 @@ import pytest
 from qdr_edge.errors import DatasetError, ImageError, OutputError
 from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.samples import SampleSet, read_csv
-from qdr_train.cache import open_pixels
+from qdr_train.data.cache import open_pixels
 from tests.eyes import draw, write_eyes
 
 SPEC = PreprocessSpec("fundus", 32)

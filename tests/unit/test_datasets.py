@@ -12,7 +12,7 @@ import pytest
 from qdr_edge.errors import DatasetError
 from qdr_edge.labels import TOPCON_MM, LabelSet
 from qdr_edge.samples import Sample, SampleSet, read_csv, write_csv
-from qdr_train.datasets import is_synthetic, read_data, require_splits, split_samples, thin_out
+from qdr_train.data.read import is_synthetic, read_data, require_splits, split_samples, thin_out
 from qdr_train.recipe import Data
 from tests.eyes import CODES, write_eyes
 

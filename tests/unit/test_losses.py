@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdr_train.losses import (
+from qdr_train.distill.losses import (
     DistillationWeights,
     balanced_pos_weight,
     class_means,

@@ -12,7 +12,7 @@ from qdr_edge.graph import INPUT, Graph
 from qdr_edge.scheme import EXACT
 from qdr_train.models import MODELS, build
 from qdr_train.models.blocks import ConvBnRelu, GlobalAvgPool
-from qdr_train.quantize import prepare_qat, set_phase, to_network
+from qdr_train.quant.qat import prepare_qat, set_phase, to_network
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,8 +17,8 @@ from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import INPUT, Graph, Node
 from qdr_edge.scheme import EXACT, INPUT_SCALE, PORTABLE, QuantScheme
 from qdr_train.models import MODELS, Classifier, build
-from qdr_train.network import accumulator_bounds, max_accumulator
-from qdr_train.quantize import (
+from qdr_train.quant.network import accumulator_bounds, max_accumulator
+from qdr_train.quant.qat import (
     float_form,
     is_prepared,
     power_of_two_above,

@@ -8,7 +8,7 @@ import pytest
 
 from qdr_edge.errors import RecipeError
 from qdr_train.recipe import StudentStage
-from qdr_train.recipe_files import dump_recipe, find_recipe, load_recipe, shipped_recipes
+from qdr_train.recipe.files import dump_recipe, find_recipe, load_recipe, shipped_recipes
 from tests.eyes import RECIPE, write_recipe
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qdr_edge.errors import OutputError
-from qdr_train.data_cli import app
+from qdr_train.commands.data import app
 
 
 def test_synth_writes_a_data_set_and_says_it_is_synthetic(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_synth_refuses_a_foreign_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["numpy", "cv2", "torch", "rich.progress"])
 def test_the_command_module_imports_nothing_heavy(module: str) -> None:
-    code = f"import sys, qdr_train.data_cli; sys.exit({module!r} in sys.modules)"
+    code = f"import sys, qdr_train.commands.data; sys.exit({module!r} in sys.modules)"
     paths = [str(Path(__file__).parents[2] / part) for part in ("", "train")]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"], check=False

@@ -12,18 +12,18 @@ import torch
 from rich.console import Console
 
 from qdr_edge.errors import CheckpointError
-from qdr_train.augment import Augmentation
-from qdr_train.evaluate import mean_average_precision
-from qdr_train.guide import Guide, StudentBatch, alignment
-from qdr_train.images import Images, network_input, predict
-from qdr_train.logs import LOG_FILE, RunLog
+from qdr_train.data.augment import Augmentation
+from qdr_train.data.images import Images, network_input, predict
+from qdr_train.distill.guide import Guide, StudentBatch, alignment
+from qdr_train.distill.pairing import LabelPairing
+from qdr_train.engine.logs import LOG_FILE, RunLog
+from qdr_train.engine.provenance import derive_seed
+from qdr_train.engine.schedule import build_optimizer, learning_rate, plateau_factor
+from qdr_train.engine.selection import mean_average_precision
+from qdr_train.engine.stage import Progress
+from qdr_train.engine.state import load_state, pack_optimizer, save_state, unpack_optimizer
 from qdr_train.models import Classifier, build
-from qdr_train.pairing import LabelPairing
-from qdr_train.provenance import derive_seed
 from qdr_train.recipe import Distill, Optimizer
-from qdr_train.schedule import build_optimizer, learning_rate, plateau_factor
-from qdr_train.stage import Progress
-from qdr_train.state import load_state, pack_optimizer, save_state, unpack_optimizer
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import INPUT, Graph, Node
 from qdr_edge.scheme import INPUT_SCALE, QuantScheme
 from qdr_train.models.blocks import Elementwise
-from qdr_train.quantized_modules import ExactElementwise, FoldedConv2d, FoldedLayer, Requantize
+from qdr_train.quant.folded import ExactElementwise, FoldedConv2d, FoldedLayer, Requantize
 
 _PREFIX = "backbone."  # in every name of a Classifier; left out to keep artefacts small
 
@@ -45,7 +45,7 @@ def trace(model: nn.Module) -> Network:
     """Trace a folded model's `forward`.
 
     Args:
-        model: As `qdr_train.quantize` folds it: every conv and linear layer a FoldedLayer.
+        model: As `qdr_train.quant.qat` folds it: every conv and linear layer a FoldedLayer.
 
     Raises:
         CheckpointError: The model does something the graph has no operator for.

@@ -15,16 +15,13 @@ import torch
 from qdr_edge.checkpoint import CHECKPOINT_FILE, PROBE_SPLITS, Checkpoint, save_checkpoint
 from qdr_edge.files import make_folder, sha256_file
 from qdr_edge.preprocess import PreprocessSpec
-from qdr_train import quantize
-from qdr_train.cache import open_pixels
-from qdr_train.datasets import is_synthetic, read_data, require_splits, split_samples, thin_out
-from qdr_train.evaluate import describe
-from qdr_train.guide import Guide
-from qdr_train.images import Images, images_of, predict
-from qdr_train.logs import RunLog
-from qdr_train.provenance import git_commit, tool_versions
-from qdr_train.recipe import Recipe, Stage, StudentStage
-from qdr_train.run_folder import (
+from qdr_train.data.cache import open_pixels
+from qdr_train.data.images import Images, images_of, predict
+from qdr_train.data.read import is_synthetic, read_data, require_splits, split_samples, thin_out
+from qdr_train.distill.guide import Guide
+from qdr_train.engine.logs import RunLog
+from qdr_train.engine.provenance import git_commit, tool_versions
+from qdr_train.engine.run_folder import (
     DATA_FILE,
     Run,
     create_run,
@@ -32,7 +29,10 @@ from qdr_train.run_folder import (
     open_run,
     require_vacant,
 )
-from qdr_train.stage import Outcome, StageRun, Work, forms, load_teacher, new_network
+from qdr_train.engine.selection import describe
+from qdr_train.engine.stage import Outcome, StageRun, Work, forms, load_teacher, new_network
+from qdr_train.quant import qat
+from qdr_train.recipe import Recipe, Stage, StudentStage
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,12 @@ def _write_checkpoint(
         logits = [predict(network, part, cpu) for part in splits]
         probe[f"{form}_logits"] = np.concatenate(logits)
         validation[form] = describe(logits[0], splits[0], labels, run.recipe.seed)
-    graph, tensors = quantize.to_network(outcome.network)
+    graph, tensors = qat.to_network(outcome.network)
     shipped = "reference" if "reference" in validation else "float"
     summary: dict[str, Any] = {"split": "val", "form": shipped, **validation[shipped]}
     if shipped != "float":
         summary["float"] = validation["float"]
-    quantized = quantize.is_prepared(outcome.network)
+    quantized = qat.is_prepared(outcome.network)
     save_checkpoint(
         run.folder / name,
         Checkpoint(

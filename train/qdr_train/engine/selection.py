@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qdr_edge.labels import LabelSet
 from qdr_edge.metrics import average_precision, evaluate
-from qdr_train.images import Images
+from qdr_train.data.images import Images
 
 
 def mean_average_precision(scores: NDArray[np.float32], targets: NDArray[Any]) -> float:

@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train teachers and quantized students by a recipe; docs/training.md explains it all."""
     # Heavy imports wait until the command runs, so that --help stays quick.
-    from qdr_train.recipe_files import find_recipe, load_recipe, shipped_recipes
+    from qdr_train.recipe.files import find_recipe, load_recipe, shipped_recipes
 
     if list_recipes:
         for name, path in shipped_recipes().items():
@@ -66,7 +66,7 @@ def train(
     if data is None and not resume:
         raise typer.BadParameter("name the images", param_hint="--data")
 
-    from qdr_train import program
+    from qdr_train.engine import program
 
     options = program.Options(cache=cache, threads=threads, device=device)
     if threading.current_thread() is threading.main_thread():

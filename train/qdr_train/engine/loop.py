@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from qdr_train.augment import Augmentation, augment
-from qdr_train.guide import Guide, StudentBatch
-from qdr_train.images import Images, network_input
-from qdr_train.losses import label_loss
+from qdr_train.data.augment import Augmentation, augment
+from qdr_train.data.images import Images, network_input
+from qdr_train.distill.guide import Guide, StudentBatch
+from qdr_train.distill.losses import label_loss
+from qdr_train.engine.schedule import set_learning_rate
 from qdr_train.models import Classifier
-from qdr_train.schedule import set_learning_rate
 
 
 class Trainee:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from qdr_edge.errors import DatasetError
 from qdr_edge.labels import LabelSet
 from qdr_edge.samples import SPLITS, SampleSet, read_csv
+from qdr_train.data.topcon import is_topcon, read_topcon
 from qdr_train.recipe import Data
-from qdr_train.topcon import is_topcon, read_topcon
 
 # The synthetic generator leaves this file beside its table.
 SYNTHETIC_MARKER = "SYNTHETIC"

@@ -15,7 +15,7 @@ from qdr_edge.files import atomic_write, make_folder, sha256_bytes
 from qdr_edge.labels import LabelSet
 from qdr_edge.samples import SampleSet, read_csv, write_csv
 from qdr_train.recipe import Recipe
-from qdr_train.recipe_files import dump_recipe, load_recipe
+from qdr_train.recipe.files import dump_recipe, load_recipe
 
 FORMAT = "qdr-run"
 VERSION = 1

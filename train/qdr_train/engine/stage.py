@@ -14,18 +14,15 @@ from torch import nn
 
 from qdr_edge.errors import RecipeError
 from qdr_edge.labels import LabelSet
-from qdr_train import quantize
-from qdr_train.evaluate import mean_average_precision
-from qdr_train.guide import Guide, alignment
-from qdr_train.images import Images, predict, refresh_batch_norm
-from qdr_train.logs import RunLog
-from qdr_train.loop import Trainee, train_epoch
-from qdr_train.losses import balanced_pos_weight
-from qdr_train.models import Classifier, build
-from qdr_train.provenance import derive_seed
-from qdr_train.recipe import Optimizer, Recipe, Stage, StudentStage
-from qdr_train.schedule import build_optimizer, learning_rate, plateau_factor
-from qdr_train.state import (
+from qdr_train.data.images import Images, predict, refresh_batch_norm
+from qdr_train.distill.guide import Guide, alignment
+from qdr_train.distill.losses import balanced_pos_weight
+from qdr_train.engine.logs import RunLog
+from qdr_train.engine.loop import Trainee, train_epoch
+from qdr_train.engine.provenance import derive_seed
+from qdr_train.engine.schedule import build_optimizer, learning_rate, plateau_factor
+from qdr_train.engine.selection import mean_average_precision
+from qdr_train.engine.state import (
     drop_state,
     has_state,
     load_state,
@@ -35,6 +32,9 @@ from qdr_train.state import (
     unpack_optimizer,
     with_prefix,
 )
+from qdr_train.models import Classifier, build
+from qdr_train.quant import qat
+from qdr_train.recipe import Optimizer, Recipe, Stage, StudentStage
 
 STATE = "state"
 BEST_FLOAT = "best-float"
@@ -150,7 +150,7 @@ class StageRun:
         self._quantizes = self._student is not None and self._student.quantize
         self._qat_epochs = self._student.qat_epochs if self._student and self._quantizes else 0
         self._progress = Progress()
-        limit = stage.pos_weight_limit
+        limit = stage.loss.pos_weight_limit
         self._pos_weight = (
             balanced_pos_weight(work.train.targets, limit).to(work.device) if limit > 1 else None
         )
@@ -213,9 +213,9 @@ class StageRun:
         network = self._trainee.network
         network.load_state_dict(load_state(self._work.folder, BEST_FLOAT)[0])
         torch.manual_seed(self._seed("prepare"))
-        prepared = quantize.prepare_qat(network, self._recipe.quant_scheme()).to(self._work.device)
+        prepared = qat.prepare_qat(network, self._recipe.quant_scheme()).to(self._work.device)
         prepared.eval()
-        quantize.set_phase(prepared, observers=True, bn_frozen=True)
+        qat.set_phase(prepared, observers=True, bn_frozen=True)
         predict(prepared, self._calibration(), self._work.device)
         self._trainee = self._compose(prepared, cast(StudentStage, self._student).qat_optimizer)
         self._progress.quantized = True
@@ -275,14 +275,14 @@ class StageRun:
         if not self._progress.quantized:
             return False
         frozen = done >= epochs - cast(StudentStage, self._student).frozen_epochs
-        quantize.set_phase(network, observers=not frozen, bn_frozen=frozen)
+        qat.set_phase(network, observers=not frozen, bn_frozen=frozen)
         return frozen
 
     def _validate(self) -> float:
         """Validation mAP; of the folded, bias-snapped integers once the network is quantized."""
         network, val = self._trainee.network, self._work.val
         if self._progress.quantized:
-            reference = quantize.reference_form(network).cpu()
+            reference = qat.reference_form(network).cpu()
             logits = predict(reference, val, torch.device("cpu"))
         else:
             logits = predict(network.eval(), val, self._work.device)
@@ -297,7 +297,7 @@ class StageRun:
         network = self._trainee.network
         network.load_state_dict(load_state(self._work.folder, name)[0])
         if self._progress.quantized:
-            quantize.set_phase(network, observers=False, bn_frozen=True)
+            qat.set_phase(network, observers=False, bn_frozen=True)
         return network.cpu().eval()
 
     def _save(self) -> None:
@@ -331,7 +331,7 @@ class StageRun:
         )
         if self._progress.quantized:
             scheme = self._recipe.quant_scheme()
-            prepared = quantize.prepare_qat(self._trainee.network, scheme).to(self._work.device)
+            prepared = qat.prepare_qat(self._trainee.network, scheme).to(self._work.device)
             self._trainee = self._compose(prepared, cast(StudentStage, self._student).qat_optimizer)
         self._trainee.network.load_state_dict(of_prefix("network", tensors))
         self._aligns.load_state_dict(of_prefix("aligns", tensors))
@@ -346,10 +346,10 @@ def forms(network: Classifier) -> Mapping[str, nn.Module]:
     Returns:
         "float" for a float network; "reference", "qat" and "float" for a quantized one.
     """
-    if not quantize.is_prepared(network):
+    if not qat.is_prepared(network):
         return {"float": network}
     return {
-        "reference": quantize.reference_form(network),
+        "reference": qat.reference_form(network),
         "qat": network,
-        "float": quantize.float_form(network),
+        "float": qat.float_form(network),
     }

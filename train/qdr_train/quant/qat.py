@@ -29,14 +29,14 @@ from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import Graph
 from qdr_edge.scheme import INPUT_SCALE, QuantScheme
 from qdr_train.models.blocks import Classifier, Elementwise, Input
-from qdr_train.network import Network, accumulator_bounds, trace
-from qdr_train.quantized_modules import (
+from qdr_train.quant.folded import (
     ExactElementwise,
     FoldedConv2d,
     FoldedLayer,
     Requantize,
     WeightQuantization,
 )
+from qdr_train.quant.network import Network, accumulator_bounds, trace
 
 tq: Any = quantization  # most of it carries no types
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qdr_train.augment import Augmentation, augment
-from qdr_train.images import PREDICT_BATCH, Images, network_input
-from qdr_train.losses import DistillationWeights, distillation
+from qdr_train.data.augment import Augmentation, augment
+from qdr_train.data.images import PREDICT_BATCH, Images, network_input
+from qdr_train.distill.losses import DistillationWeights, distillation
+from qdr_train.distill.pairing import LabelPairing
 from qdr_train.models import Classifier
-from qdr_train.pairing import LabelPairing
 from qdr_train.recipe import Distill
 
 

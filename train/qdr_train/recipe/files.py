@@ -30,7 +30,7 @@ _Loader.add_implicit_resolver(
 
 def recipe_folders() -> tuple[Path, ...]:
     """Where recipes that ship with qdr-edge lie: beside the package, or inside it in a wheel."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return package.parent / "recipes", package / "recipes"
 
 

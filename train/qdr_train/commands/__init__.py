@@ -1,0 +1,1 @@
+"""What the training stage adds to `qdr-edge`."""

@@ -1,0 +1,1 @@
+"""Data sets as released, splits between patients, the pixel cache, augmentation."""

@@ -1,0 +1,1 @@
+"""Teachers that guide a student: pairing, prototypes, the distillation losses."""

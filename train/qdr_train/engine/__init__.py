@@ -1,0 +1,1 @@
+"""The loop: epochs, stages, runs, and what makes them resume with the same bits."""

@@ -1,0 +1,1 @@
+"""Quantization-aware training and the integer form that ships."""
