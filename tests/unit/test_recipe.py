@@ -8,6 +8,7 @@ import pytest
 
 from qdr_edge.errors import RecipeError
 from qdr_train.recipe import StudentStage
+from qdr_train.recipe.explain import explain
 from qdr_train.recipe.files import dump_recipe, find_recipe, load_recipe, shipped_recipes
 from tests.eyes import RECIPE, write_recipe
 
@@ -43,6 +44,52 @@ def test_paper_recipe_holds_the_protocol() -> None:
     assert (student.optimizer.lr, student.optimizer.weight_decay) == (1e-3, 1e-4)
     assert (student.distill.alpha, student.distill.beta, student.distill.temperature) == (2, 1, 4)
     assert student.teachers == ("teacher-fundus",)
+
+
+def test_comparison_recipes_are_the_paper_with_one_direction_in_float() -> None:
+    paper = load_recipe(find_recipe("paper"))
+    assert paper.alternate
+    for name, student, teacher in (
+        ("fddm", "student-oct", "teacher-fundus"),
+        ("oddm", "student-fundus", "teacher-oct"),
+    ):
+        recipe = load_recipe(find_recipe(name))
+        assert list(recipe.stages) == [teacher, student]
+        assert recipe.stages[teacher] == paper.stages[teacher]
+        stage, there = recipe.stages[student], paper.stages[student]
+        assert isinstance(stage, StudentStage)
+        assert isinstance(there, StudentStage)
+        assert not stage.quantize
+        assert stage.epochs == there.epochs + there.qat_epochs
+        assert (stage.distill, stage.optimizer) == (there.distill, there.optimizer)
+        alone = load_recipe(find_recipe(teacher))
+        assert alone.stages == {teacher: paper.stages[teacher]}
+
+
+def test_extends_lays_a_recipe_on_top_of_another(tmp_path: Path) -> None:
+    write_recipe(tmp_path)  # tiny.yaml
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: tiny\nsize: 64\ndefaults: {student: {epochs: 9}}\n")
+    tiny, recipe = load_recipe(tmp_path / "tiny.yaml"), load_recipe(child)
+    assert (recipe.name, recipe.size, recipe.seed) == ("child", 64, tiny.seed)
+    assert recipe.stages["student-oct"].epochs == 9
+    assert recipe.stages["teacher-fundus"] == tiny.stages["teacher-fundus"]
+    child.write_text("extends: tiny\nname: alone\nstages: {student-oct: null}\n")
+    assert list(load_recipe(child).stages) == ["teacher-fundus"]
+    (tmp_path / "tiny.yaml").write_text("extends: child\nname: tiny\n")
+    with pytest.raises(RecipeError, match="leads back to itself"):
+        load_recipe(child)
+    child.write_text("extends: tinny\n")
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(child)
+
+
+def test_list_explains_who_teaches_whom() -> None:
+    text = explain(load_recipe(find_recipe("paper")))
+    assert "taught by teacher-fundus, which learns on (2 CPM + 1 CSA)" in text
+    assert "take turns" in text
+    assert "stays in float, taught by teacher-oct" in explain(load_recipe(find_recipe("oddm")))
+    assert "from labels alone" in explain(load_recipe(find_recipe("student-latency")))
 
 
 def test_dump_is_complete_and_reads_back(tmp_path: Path) -> None:

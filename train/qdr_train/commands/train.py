@@ -45,8 +45,9 @@ def train(
     from qdr_train.recipe.files import find_recipe, load_recipe, shipped_recipes
 
     if list_recipes:
-        for name, path in shipped_recipes().items():
-            typer.echo(f"{name:18} {load_recipe(path).summary}")
+        from qdr_train.recipe.explain import explain
+
+        typer.echo("\n\n".join(explain(load_recipe(p)) for p in shipped_recipes().values()))
         return
     if out is None:
         raise typer.BadParameter("name the run directory", param_hint="--out")

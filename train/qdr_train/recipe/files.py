@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from qdr_edge.errors import QdrError, RecipeError
 from qdr_train.recipe import Recipe, StudentStage, TeacherStage
 
+EXTENDS = "extends"
 ROLES = ("teacher", "student")
 EPOCH_KEYS = ("epochs", "qat_epochs", "frozen_epochs")
 
@@ -71,6 +72,9 @@ def load_recipe(
 ) -> Recipe:
     """Read, complete and check a recipe.
 
+    `extends: NAME` takes another recipe (a file beside this one, or a shipped one) and lays this
+    one on top of it, mapping by mapping; a stage set to null is left out.
+
     Args:
         path: YAML file.
         overrides: `KEY=VALUE` with a dotted key (`student.epochs=3` sets it for all students,
@@ -82,7 +86,7 @@ def load_recipe(
     Raises:
         RecipeError: Not YAML, an unknown key, or a value that does not fit; one line.
     """
-    raw = _read_yaml(path)
+    raw = _extended(path)
     defaults = _mapping(raw.pop("defaults", None), "defaults", path)
     _refuse_unknown(set(defaults) - set(ROLES), ROLES, "defaults", path)
     for override in overrides:
@@ -118,6 +122,29 @@ def dump_recipe(recipe: Recipe) -> str:
     """The complete recipe as YAML that `load_recipe` reads back."""
     text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
     return text
+
+
+def _extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's plain values on top of what it extends."""
+    raw = _read_yaml(path)
+    if EXTENDS not in raw:
+        return raw
+    name = raw.pop(EXTENDS)
+    beside = path.parent / f"{name}.yaml"
+    parent = beside if beside.is_file() else find_recipe(str(name))
+    chain = (*below, path.resolve())
+    if parent.resolve() in chain:
+        raise RecipeError(
+            f"{EXTENDS} {name!r} leads back to itself",
+            where=str(path),
+            expected="a recipe that does not extend this one",
+        )
+    merged = _merged(_extended(parent, chain), raw)
+    stages = _mapping(merged.get("stages"), "stages", path)
+    merged["stages"] = {key: stage for key, stage in stages.items() if stage is not None}
+    # Runs and bundles are called by it: two recipes must not share one by accident.
+    merged["name"] = raw.get("name", path.stem)
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
