@@ -1,17 +1,22 @@
 """Images decoded and preprocessed once, then read as one memory-mapped uint8 array.
 
 A pack is named by the hash of the files' contents and of the preprocessing contract, so another
-run, size or changed image never reads the wrong pixels. It appears by rename when it is whole:
-several processes may build the same pack, the last one wins with the same bytes.
+run, size or changed image never reads the wrong pixels. It is written under a hidden name and
+appears by rename when it is whole. The hidden file is locked by whoever writes it: of several
+processes one does the work and the others wait; the lock of a killed process is released by the
+kernel, and the next one starts the file anew.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
-import tempfile
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +28,7 @@ from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.samples import SampleSet
 
 Progress = Callable[[int, int], None]
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 def open_pixels(
@@ -40,13 +46,14 @@ def open_pixels(
         samples: Rows of one modality.
         spec: Preprocessing contract.
         threads: Images decoded at the same time.
-        progress: Called with (done, total) while the pack is built.
+        progress: Called with (done, total) while this process builds the pack.
 
     Returns:
         Read-only memory map, uint8 [N, 3, S, S], in the order of the samples.
 
     Raises:
-        ImageError: An image cannot be read; its file is named and nothing is kept.
+        DatasetError: An image file is missing or cannot be read.
+        ImageError: An image cannot be decoded; its file is named and nothing is kept.
         OutputError: The folder cannot be written.
     """
     shape = (len(samples), 3, spec.size, spec.size)
@@ -62,45 +69,93 @@ def open_pixels(
             ) from error
         key = hashlib.sha256("\n".join([spec.sha256, *hashes]).encode()).hexdigest()
         pack = folder / f"{spec.modality}-{spec.size}-{key[:24]}.u8"
-        if not (pack.is_file() and pack.stat().st_size == int(np.prod(shape))):
-            _build(pack, files, spec, pool, progress)
+        if not _is_whole(pack, shape):
+            try:
+                with _sole_builder(pack) as (descriptor, partial):
+                    # It may have been built while this process waited for the lock.
+                    if not _is_whole(pack, shape):
+                        _build(descriptor, files, spec, pool, progress)
+                        partial.replace(pack)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write the image cache: {error.strerror or error}",
+                    where=str(folder),
+                    expected="a writable folder with free space",
+                    fix="name another with --cache",
+                ) from error
     return np.memmap(pack, dtype=np.uint8, mode="r", shape=shape)
 
 
+def _is_whole(pack: Path, shape: tuple[int, ...]) -> bool:
+    return pack.is_file() and pack.stat().st_size == int(np.prod(shape))
+
+
+@contextmanager
+def _sole_builder(pack: Path) -> Iterator[tuple[int, Path]]:
+    """The hidden file of a pack, open for writing, once no other process holds it."""
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    path = pack.with_name(f".{pack.name}.partial")
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                # A network file system without locks: every process writes a file of its own.
+                path.unlink(missing_ok=True)
+                path = pack.with_name(f".{pack.name}.{platform.node()}-{os.getpid()}.partial")
+                os.close(descriptor)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # While this process waited, the holder may have renamed or removed what was locked.
+            if not _is_named(descriptor, path):
+                continue
+            try:
+                yield descriptor, path
+            finally:
+                if _is_named(descriptor, path):  # not renamed: a failure, or nothing to do
+                    path.unlink()
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _build(
-    pack: Path,
+    descriptor: int,
     files: list[Path],
     spec: PreprocessSpec,
     pool: ThreadPoolExecutor,
     progress: Progress | None,
 ) -> None:
-    temporary: Path | None = None
+    """Write every image at its place, from the thread that decoded it."""
+    image_bytes = 3 * spec.size * spec.size
+    # What a killed builder left is cut off before anything is written.
+    os.ftruncate(descriptor, 0)
+    os.ftruncate(descriptor, len(files) * image_bytes)
+
+    def put(index: int) -> None:
+        rest = memoryview(_load(files[index], spec)).cast("B")
+        at = index * image_bytes
+        while rest:
+            written = os.pwrite(descriptor, rest, at)
+            rest, at = rest[written:], at + written
+
     try:
-        pack.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{pack.name}.", dir=pack.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as handle:
-            # map() keeps the order and a bounded queue would not: images are small.
-            jobs = pool.map(lambda file: _load(file, spec), files)
-            try:
-                for done, image in enumerate(jobs, start=1):
-                    handle.write(image.tobytes())
-                    if progress is not None:
-                        progress(done, len(files))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        temporary.replace(pack)
-        temporary = None
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the image cache: {error.strerror or error}",
-            where=str(pack.parent),
-            expected="a writable folder with free space",
-            fix="name another with --cache",
-        ) from error
+        for done, _ in enumerate(pool.map(put, range(len(files))), start=1):
+            if progress is not None:
+                progress(done, len(files))
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        pool.shutdown(wait=True, cancel_futures=True)
+    # Renamed only when the bytes are on the disk: a power cut leaves no pack with holes in it.
+    os.fsync(descriptor)
 
 
 def _load(file: Path, spec: PreprocessSpec) -> NDArray[np.uint8]:
