@@ -142,7 +142,7 @@ def _build(
     os.ftruncate(descriptor, len(files) * image_bytes)
 
     def put(index: int) -> None:
-        rest = memoryview(_load(files[index], spec)).cast("B")
+        rest = _load(files[index], spec).data.cast("B")
         at = index * image_bytes
         while rest:
             written = os.pwrite(descriptor, rest, at)
