@@ -25,11 +25,13 @@ class LabelSet:
         name: Name of the vocabulary.
         codes: Short codes, as in data sets.
         names: What people read, one for each code.
+        exclusive: Each image carries exactly one of the labels: the network ends in a softmax.
     """
 
     name: str
     codes: tuple[str, ...]
     names: tuple[str, ...]
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         if not self.codes or len(self.codes) != len(self.names):
@@ -40,6 +42,12 @@ class LabelSet:
             )
         if len(set(self.codes)) != len(self.codes):
             raise DatasetError("a code stands twice", where=f"label set {self.name}")
+        if self.exclusive and len(self.codes) < 2:
+            raise DatasetError(
+                "one label that excludes all others",
+                where=f"label set {self.name}",
+                expected="two or more labels, or labels that do not exclude each other",
+            )
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -70,7 +78,8 @@ class LabelSet:
         """A `;`-separated list of codes as a 0/1 vector, uint8 [K].
 
         Raises:
-            DatasetError: A code is unknown, or there is none.
+            DatasetError: A code is unknown, there is none, or there are two that exclude each
+                other.
         """
         import numpy as np
 
@@ -85,6 +94,13 @@ class LabelSet:
         vector = np.zeros(len(self.codes), dtype=np.uint8)
         for code in codes:
             vector[self.index(code, where=where)] = 1
+        if self.exclusive and vector.sum() > 1:
+            raise DatasetError(
+                f"{int(vector.sum())} labels, {self.decode(vector)}",
+                where=where,
+                expected=f"one: the labels of {self.name} exclude each other",
+                fix="keep one, or use a vocabulary whose labels go together",
+            )
         return vector
 
     def decode(self, vector: Sequence[int] | NDArray[np.uint8]) -> str:
@@ -93,18 +109,26 @@ class LabelSet:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""
-        return {"name": self.name, "codes": list(self.codes), "names": list(self.names)}
+        return {
+            "name": self.name,
+            "codes": list(self.codes),
+            "names": list(self.names),
+            "exclusive": self.exclusive,
+        }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> LabelSet:
-        """The label set of a JSON object."""
-        return cls(value["name"], tuple(value["codes"]), tuple(value["names"]))
+        """The label set of a JSON object; one without `exclusive` is not."""
+        exclusive = bool(value.get("exclusive", False))
+        return cls(value["name"], tuple(value["codes"]), tuple(value["names"]), exclusive)
 
     @classmethod
-    def custom(cls, codes: Iterable[str], name: str = "custom") -> LabelSet:
+    def custom(
+        cls, codes: Iterable[str], name: str = "custom", *, exclusive: bool = False
+    ) -> LabelSet:
         """A vocabulary of the given codes; well-known codes get their names."""
         codes = tuple(codes)
-        return cls(name, codes, tuple(_NAMES.get(code, code) for code in codes))
+        return cls(name, codes, tuple(_NAMES.get(code, code) for code in codes), exclusive)
 
     @classmethod
     def named(cls, name: str) -> LabelSet:
@@ -143,7 +167,7 @@ _NAMES = {
 TOPCON_MM = LabelSet.custom(
     ("NOR", "AMD", "WAMD", "DR", "CSC", "PED", "MEM", "FLD", "EXU", "CNV", "RVO"), "TOPCON-MM"
 )
-MMC_AMD = LabelSet.custom(("NOR", "AMD", "PCV", "WAMD"), "MMC-AMD")
+MMC_AMD = LabelSet.custom(("NOR", "AMD", "PCV", "WAMD"), "MMC-AMD", exclusive=True)
 MULTIEYE = LabelSet.custom(
-    ("NOR", "AMD", "CSC", "DR", "GLC", "MEM", "MYO", "RVO", "WAMD"), "MultiEYE"
+    ("NOR", "AMD", "CSC", "DR", "GLC", "MEM", "MYO", "RVO", "WAMD"), "MultiEYE", exclusive=True
 )

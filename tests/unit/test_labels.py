@@ -37,3 +37,18 @@ def test_named_sets_are_found_and_survive_json(labels):
 def test_double_code_is_an_error():
     with pytest.raises(DatasetError, match="twice"):
         LabelSet.custom(["A", "A"])
+
+
+def test_the_single_label_sets_are_exclusive_and_say_so_in_json():
+    assert (TOPCON_MM.exclusive, MMC_AMD.exclusive, MULTIEYE.exclusive) == (False, True, True)
+    assert LabelSet.from_dict(MMC_AMD.to_dict()).exclusive
+    before = {k: v for k, v in MMC_AMD.to_dict().items() if k != "exclusive"}
+    assert not LabelSet.from_dict(before).exclusive
+
+
+def test_two_labels_that_exclude_each_other_name_their_place():
+    with pytest.raises(DatasetError, match=r"data\.csv:7: 2 labels, NOR;PCV; expected one"):
+        MMC_AMD.encode("NOR;PCV", where="data.csv:7")
+    assert MMC_AMD.encode("PCV").tolist() == [0, 0, 1, 0]
+    with pytest.raises(DatasetError, match="two or more"):
+        LabelSet.custom(["DR"], exclusive=True)
