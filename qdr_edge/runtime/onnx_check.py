@@ -37,8 +37,9 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = {
 }
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_UINT8: Final = 2
 _FLOAT: Final = 1
+_UINT8: Final = 2
+_INT8: Final = 3
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,40 @@ def check_onnx(model: bytes, *, where: str = "model") -> OnnxFacts:
         return _check_model(memoryview(model), where)
     except (IndexError, UnicodeDecodeError) as error:
         raise _refused("not an ONNX file, or damaged", where) from error
+
+
+def largest_int8(model: bytes) -> int:
+    """The largest magnitude of an int8 constant in a checked model; 0 if it has none."""
+    import numpy as np
+
+    largest = 0
+    for tensor in _tensors(memoryview(model), "model"):
+        fields = dict(_fields(tensor, "model"))
+        if fields.get(2) != _INT8:
+            continue
+        # Codes stand in raw_data; a file of another maker may hold them as varints.
+        raw = fields.get(9)
+        if isinstance(raw, memoryview):
+            codes = np.frombuffer(raw, np.int8)
+            largest = max(largest, -int(codes.min(initial=0)), int(codes.max(initial=0)))
+        elif 5 in fields:
+            largest = 128
+    return largest
+
+
+def _tensors(model: memoryview, where: str) -> Iterator[memoryview]:
+    """The constants of a model's graph, and those that are a node's attribute."""
+    for number, graph in _fields(model, where):
+        if number != 7:
+            continue
+        for kind, value in _fields(_bytes(graph, where), where):
+            if kind == 5:
+                yield _bytes(value, where)
+            elif kind == 1:
+                for part, attribute in _fields(_bytes(value, where), where):
+                    if part == 5:
+                        found = _fields(_bytes(attribute, where), where)
+                        yield from (_bytes(t, where) for n, t in found if n == 5)
 
 
 def _check_model(model: memoryview, where: str) -> OnnxFacts:

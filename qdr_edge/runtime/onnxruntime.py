@@ -34,7 +34,8 @@ def default_options() -> dict[str, str]:
     }
     machine = host()
     if machine.architecture == "x86_64" and "vnni" not in machine.features:
-        # Without VNNI pairs of u8·s8 products saturate in 16 bits; this asks for exact kernels.
+        # Pairs of u8·s8 products may saturate (saturation.py); this asks for exact kernels. ONNX
+        # Runtime takes them only where a weight is beyond 64: scheme exact keeps the fast ones.
         options["session.x64quantprecision"] = "1"
     return options
 

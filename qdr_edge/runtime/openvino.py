@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime import Availability, Session
 from qdr_edge.runtime.pixels import check_images, closed
+from qdr_edge.runtime.saturation import saturates_here
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +57,12 @@ class OpenVinoSession:
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": str(threads),
-            **options,
         }
+        if saturates_here(model):
+            # OpenVINO has no exact int8 kernels for such a CPU: it then computes the graph as it
+            # is written, in float with every rounding. Slower, and right.
+            settings["LP_TRANSFORMS_MODE"] = "NO"
+        settings |= options
         try:
             core = openvino.Core()
             self._model: Any = core.compile_model(core.read_model(model), "CPU", settings)

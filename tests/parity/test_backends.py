@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 
 from qdr_edge.runtime import open_model
+from qdr_edge.runtime.onnxruntime import optimized
 from qdr_edge.scheme import PORTABLE
 from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter, openvino, tensorrt
@@ -99,15 +101,25 @@ def test_read_back_sees_what_an_unrewritten_graph_loses() -> None:
     assert read_back("onnxruntime", static).int8_share < 0.5
 
 
-def test_portable_scheme_agrees_to_a_few_steps() -> None:
-    canonical = build_canonical(checkpoint("resnet", scheme=PORTABLE))
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_portable_scheme_agrees_to_a_few_steps(family: str, backend: str) -> None:
+    # Weights up to 127: without VNNI the fast kernels would saturate and be a tenth off.
+    canonical = build_canonical(checkpoint(family, scheme=PORTABLE))
     pixels = images(8)
     expected = Reference(canonical).infer(pixels)
-    for backend, name in BACKENDS.items():
-        session = open_model(backend, emitter(name)(canonical), threads=1)
-        found = session.infer(pixels)
-        session.close()
-        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    session = open_model(backend, emitter(BACKENDS[backend])(canonical), threads=1)
+    found = session.infer(pixels)
+    session.close()
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_weights_that_cannot_saturate_keep_onnxruntimes_fast_kernels() -> None:
+    # On x86 without VNNI ONNX Runtime makes weights that may saturate uint8, which is slower.
+    compiled = optimized(emitter("onnxruntime-x86")(build_canonical(checkpoint("resnet"))))
+    tensors = onnx.load_model_from_string(compiled).graph.initializer
+    types = {t.data_type for t in tensors if len(t.dims) > 1}
+    assert types == {onnx.TensorProto.INT8}
 
 
 @pytest.mark.parametrize("emit", [emitter("onnxruntime-x86"), openvino.emit, tensorrt.emit])

@@ -305,6 +305,35 @@ def test_without_vnni_exact_kernels_are_asked_for(monkeypatch: pytest.MonkeyPatc
     assert backend.default_options() == {"session.intra_op.allow_spinning": "0"}
 
 
+@pytest.mark.parametrize(
+    ("features", "weight", "expected"),
+    [
+        ({"x86_64"}, 64, False),
+        ({"x86_64"}, 65, True),
+        ({"x86_64"}, -127, True),
+        ({"x86_64", "vnni"}, 127, False),
+    ],
+)
+def test_weights_decide_whether_this_processor_saturates(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], weight: int, expected: bool
+) -> None:
+    from qdr_edge.runtime import saturation
+
+    plain = replace(host(), architecture="x86_64", features=frozenset(features))
+    monkeypatch.setattr(saturation, "host", lambda: plain)
+    codes = numpy_helper.from_array(np.array([1, weight, -2], np.int8), "w")
+    pixels = numpy_helper.from_array(np.array([200], np.uint8), "p")
+    graph = helper.make_graph([], "g", [], [], [pixels, codes])
+    assert saturation.saturates_here(helper.make_model(graph).SerializeToString()) is expected
+    node = helper.make_node("Constant", [], ["w"], value=codes)
+    graph = helper.make_graph([node], "g", [], [])
+    assert saturation.saturates_here(helper.make_model(graph).SerializeToString()) is expected
+    listed = helper.make_tensor("w", TensorProto.INT8, [1], [weight])
+    graph = helper.make_graph([], "g", [], [], [listed])
+    found = saturation.saturates_here(helper.make_model(graph).SerializeToString())
+    assert found is (not features & {"vnni"})  # varints are not read: they count as large
+
+
 def test_flags_of_the_processor_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"/proc/cpuinfo": "model name\t: Test\nflags\t\t: fpu avx2 avx512_vnni\n"}
     monkeypatch.setattr(target, "_read_text", lambda path: texts.get(path, ""))

@@ -1,0 +1,27 @@
+"""Whether int8 kernels of this CPU can give wrong sums for a model's weights.
+
+x86 without VNNI multiplies unsigned activations by signed weights in pairs and adds each pair in 16
+bits: 2·255·64 still fits, 2·255·127 does not and saturates without a word. What a runtime can do
+about it differs; each asks here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qdr_edge.runtime.onnx_check import largest_int8
+from qdr_edge.target import host
+
+SATURATION_FREE: Final = 64
+"""The largest weight whose pairs of products cannot saturate."""
+
+
+def saturates_here(model: bytes) -> bool:
+    """Whether this CPU's fast int8 kernels may saturate on checked ONNX bytes.
+
+    The weights themselves decide, not what the model says of itself.
+    """
+    machine = host()
+    if machine.architecture != "x86_64" or "vnni" in machine.features:
+        return False
+    return largest_int8(model) > SATURATION_FREE
