@@ -48,14 +48,21 @@ class QuantScheme:
         Raises:
             RecipeError: There is none of that name.
         """
-        for scheme in (EXACT, PORTABLE):
+        for scheme in SCHEMES:
             if scheme.name == name:
                 return scheme
-        raise RecipeError(f"unknown quantization scheme {name!r}", expected="exact or portable")
+        known = ", ".join(scheme.name for scheme in SCHEMES)
+        raise RecipeError(f"unknown quantization scheme {name!r}", expected=f"one of {known}")
 
 
 EXACT = QuantScheme("exact", -128, 127, 64, True)
 """Bit-identical on every backend; |w| ≤ 64 cannot saturate on x86 without VNNI."""
 
+EXACT_WIDE = QuantScheme("exact-wide", -128, 127, 127, True)
+"""As exact with one bit more for weights, where every device has VNNI or is Arm: on x86 without
+VNNI it needs slower kernels (qdr_edge.runtime.saturation)."""
+
 PORTABLE = QuantScheme("portable", -128, 127, 127, False)
 """Free scales: a little more resolution, backends agree to a few steps."""
+
+SCHEMES = (EXACT, EXACT_WIDE, PORTABLE)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from qdr_edge.runtime.saturation import SATURATION_FREE
 from qdr_export.onnx_graph import GraphView, attributes, label
 
 # (place, what was found there)
@@ -19,8 +20,6 @@ Breach = tuple[str, str]
 Check = Callable[[GraphView], Iterator[Breach]]
 
 _MATRIX = ("Conv", "Gemm", "MatMul")
-# Without VNNI, x86 adds pairs of u8·s8 products in 16 bits: 2·255·64 still fits.
-_SATURATION_FREE = 64
 
 
 @dataclass(frozen=True)
@@ -152,12 +151,13 @@ def gemm_zero_point(view: GraphView) -> Iterator[Breach]:
 
 def saturation(view: GraphView) -> Iterator[Breach]:
     """On x86 without VNNI two u8·s8 products are added in 16 bits and saturate silently; weights
-    up to 64 cannot. ONNX Runtime's session.x64quantprecision=1 also avoids it."""
+    up to 64 cannot. qdr-edge then opens the model with slower kernels: exact ones in ONNX Runtime
+    (session.x64quantprecision=1), float ones in OpenVINO. Other programs must do so themselves."""
     for node in view.of_type(*_MATRIX):
         weight = view.dequantized(node.input[1])
         if weight is not None and _is_quantized(view, node):
             largest = np.abs(view.constants[weight.input[0]].astype(np.int16)).max(initial=0)
-            if largest > _SATURATION_FREE:
+            if largest > SATURATION_FREE:
                 yield label(node), f"|weight| up to {largest}"
 
 
@@ -278,8 +278,8 @@ RULES: tuple[Rule, ...] = (
          "store the weight as int8 behind a DequantizeLinear"),
     Rule("gemm-zero-point", (_X86,), "warning", gemm_zero_point,
          "write the zero points (int8 zeros, one a channel)"),
-    Rule("saturation", (_X86,), "warning", saturation,
-         "train with |weight| <= 64 (scheme exact), or demand VNNI of the device"),
+    Rule("saturation", (_X86, _OV), "warning", saturation,
+         "train with |weight| <= 64 (scheme exact); exact-wide and portable are for VNNI and Arm"),
     Rule("protected-sum", (_OV,), "error", protected_sum,
          "put LeakyRelu(alpha=1) before the QuantizeLinear (the openvino emitter does)"),
     Rule("even-zero-point", (_OV,), "warning", even_zero_point, "use 0 or 128"),

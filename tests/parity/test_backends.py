@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from qdr_edge.runtime import open_model
+from qdr_edge.runtime.onnx_check import largest_int8
 from qdr_edge.runtime.onnxruntime import optimized
-from qdr_edge.scheme import PORTABLE
+from qdr_edge.scheme import EXACT_WIDE, PORTABLE
 from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter, openvino, tensorrt
 from qdr_export.emit.rewrite import Rewriter, to_bytes
@@ -30,6 +31,18 @@ def test_logits_are_bit_equal(family: str, backend: str, seed: int) -> None:
     canonical = build_canonical(checkpoint(family, seed))
     pixels = images(16, seed=seed + 5)
     session = open_model(backend, emitter(BACKENDS[backend])(canonical), threads=1)
+    np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
+    session.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_wide_weights_are_bit_equal_with_and_without_vnni(family: str, backend: str) -> None:
+    canonical = build_canonical(checkpoint(family, scheme=EXACT_WIDE))
+    model = emitter(BACKENDS[backend])(canonical)
+    assert largest_int8(model) > 64
+    pixels = images(8)
+    session = open_model(backend, model, threads=1)
     np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
     session.close()
 

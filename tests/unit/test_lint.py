@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdr_edge.errors import ExportError
+from qdr_edge.scheme import EXACT_WIDE, PORTABLE, QuantScheme
 from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
 from qdr_export.lint import lint_model
@@ -129,6 +130,17 @@ def test_rule_finds_its_breach(rule) -> None:  # type: ignore[no-untyped-def]
 def test_emitted_graphs_keep_every_rule(family: str, target: str) -> None:
     model = emitter(load_profile(target).emitter)(build_canonical(checkpoint(family)))
     assert lint_model(model, target) == []
+
+
+@pytest.mark.parametrize("scheme", [EXACT_WIDE, PORTABLE], ids=lambda s: s.name)
+@pytest.mark.parametrize("target", ["ort-x86", "openvino"])
+def test_wide_weights_are_warned_about_where_x86_runs_them(
+    scheme: QuantScheme, target: str
+) -> None:
+    canonical = build_canonical(checkpoint("student", scheme=scheme))
+    found = lint_model(emitter(load_profile(target).emitter)(canonical), target)
+    assert {(f.rule, f.severity) for f in found} == {("saturation", "warning")}
+    assert "scheme exact" in found[0].mend
 
 
 def test_errors_come_first() -> None:

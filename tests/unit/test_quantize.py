@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import INPUT, Graph, Node
-from qdr_edge.scheme import EXACT, INPUT_SCALE, PORTABLE, QuantScheme
+from qdr_edge.scheme import EXACT, EXACT_WIDE, INPUT_SCALE, PORTABLE, SCHEMES, QuantScheme
 from qdr_train.models import MODELS, Classifier, build
 from qdr_train.quant.network import accumulator_bounds, max_accumulator
 from qdr_train.quant.qat import (
@@ -29,7 +29,6 @@ from qdr_train.quant.qat import (
 )
 
 LABELS = 5
-SCHEMES = [EXACT, PORTABLE]
 
 
 def pixels(seed: int, count: int, size: int = 40) -> NDArray[np.uint8]:
@@ -178,6 +177,7 @@ def test_warning_filter_does_not_leak() -> None:
         *((name, EXACT) for name in MODELS),
         ("qdr-small", PORTABLE),
         ("mobilenetv3-small", PORTABLE),
+        ("qdr-small", EXACT_WIDE),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
