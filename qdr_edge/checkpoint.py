@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from qdr_edge.preprocess import PreprocessSpec
 
 FORMAT = "qdr-checkpoint"
-VERSION = 1
+VERSION = 2
+# Version 1 knows no labels that exclude each other and no operating point; both have defaults.
+READABLE_VERSIONS = (1, 2)
 CHECKPOINT_FILE = "checkpoint.json"
 PROBE_SPLITS = ("val", "test")
 
@@ -50,6 +52,8 @@ class Checkpoint:
         probe: Logits the trainer computed, float32 [M, K] each: `reference_logits`, `qat_logits`,
             `float_logits`; rows are the modality's val rows, then test rows, in data.csv order.
         validation: Metrics on the validation split.
+        operating_point: What thresholds and gate are to be fitted for; see
+            `operating_point.Target`. Empty for the defaults.
         provenance: Recipe, seed, data and tool versions.
     """
 
@@ -66,6 +70,7 @@ class Checkpoint:
     probe: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    operating_point: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -104,6 +109,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "graph": checkpoint.graph.to_dict(),
         "validation": dict(checkpoint.validation),
         "provenance": dict(checkpoint.provenance),
+        "operating_point": dict(checkpoint.operating_point),
         **files,
     }
     atomic_write(
@@ -139,11 +145,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         found = (value["format"], value["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"not a checkpoint ({error!r})", where=str(path)) from error
-    if found != (FORMAT, VERSION):
+    if found[0] != FORMAT or found[1] not in READABLE_VERSIONS:
         raise CheckpointError(
             f"format {found[0]} version {found[1]}",
             where=str(path),
-            expected=f"{FORMAT} version {VERSION}",
+            expected=f"{FORMAT} version {' or '.join(map(str, READABLE_VERSIONS))}",
             fix="export it with the qdr-edge release that trained it",
         )
     try:
@@ -161,6 +167,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             probe=_load_tensors(path.parent, value["probe"]) if value["probe"] else {},
             validation=value["validation"],
             provenance=value["provenance"],
+            operating_point=value.get("operating_point", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"field missing or malformed: {error!r}", where=str(path)) from error

@@ -1,10 +1,20 @@
-"""From logits to a decision: temperature, thresholds, and the five possible outcomes."""
+"""From logits to a decision: scores, thresholds, and the five possible outcomes.
+
+A threshold is held against a label's *score*. Where labels go together the score is the logit.
+Where they exclude each other it is the log-odds of the label against all others,
+
+    s_k = z_k − log Σ_{j≠k} exp z_j,    so that sigmoid(s_k) = softmax(z)_k,
+
+which, unlike the logit, means the same for every image. Both are computed in float64 from float32
+logits by `label_scores`, one row at a time in one order: the same logits give the same decision,
+whatever runtime they came from and however many images were stacked.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NEVER = math.inf
-"""The logit threshold of a label that cannot be fitted: no logit reaches it."""
-
-_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.1, 10.0
+"""The threshold of a label that cannot be fitted: no score reaches it."""
 
 
 class Outcome(StrEnum):
@@ -39,14 +47,17 @@ class LabelResult:
         code: Code of the label.
         name: What people read.
         logit: Raw output of the network.
+        score: What decides: the logit, or the log-odds among labels that exclude each other.
         probability: Calibrated, 0..1.
-        threshold: The operating point on the probability scale, for people; 1 means never.
-        positive: Whether the raw logit reaches the logit threshold.
+        threshold: The operating point on the probability scale, for people; 1 means never. Among
+            labels that exclude each other it is on the scale before calibration.
+        positive: Whether the score reaches its threshold.
     """
 
     code: str
     name: str
     logit: float
+    score: float
     probability: float
     threshold: float
     positive: bool
@@ -93,9 +104,9 @@ class DecisionRule:
 
     Args:
         labels: The vocabulary.
-        temperature: Probability = sigmoid(logit / temperature).
-        logit_thresholds: One a label. Compared with raw logits, so that a backend that gives
-            the same logit gives the same answer, whatever its exp() does.
+        temperature: Probability = sigmoid(score of logit / temperature).
+        logit_thresholds: One a label. Compared with the scores of raw logits, so that a backend
+            that gives the same logit gives the same answer, whatever its exp() does.
     """
 
     labels: LabelSet
@@ -160,23 +171,23 @@ def decide(logits: NDArray[np.float32], rule: DecisionRule, modality: str) -> De
         )
     if not all(math.isfinite(value) for value in values):
         return rejected(Outcome.FAULT, "the network gave a logit that is no number", modality)
+    exclusive = rule.labels.exclusive
+    scores = _row_scores(values, exclusive)
+    calibrated = _row_scores([value / rule.temperature for value in values], exclusive)
+    shown = 1.0 if exclusive else rule.temperature
     results = tuple(
         LabelResult(
-            code=code,
-            name=name,
-            logit=logit,
-            probability=sigmoid(logit / rule.temperature),
-            threshold=sigmoid(threshold / rule.temperature),
-            positive=logit >= threshold,
+            code=rule.labels.codes[k],
+            name=rule.labels.names[k],
+            logit=values[k],
+            score=scores[k],
+            probability=sigmoid(calibrated[k]),
+            threshold=sigmoid(threshold / shown),
+            positive=scores[k] >= threshold,
         )
-        for code, name, logit, threshold in zip(
-            rule.labels.codes, rule.labels.names, values, rule.logit_thresholds, strict=True
-        )
+        for k, threshold in enumerate(rule.logit_thresholds)
     )
-    disease = any(
-        result.positive for index, result in enumerate(results) if index != rule.labels.normal
-    )
-    return Decision(Outcome.POSITIVE if disease else Outcome.NEGATIVE, results, "", modality)
+    return _of_results(results, rule, modality)
 
 
 def rejected(outcome: Outcome, reason: str, modality: str) -> Decision:
@@ -191,71 +202,60 @@ def aggregate(logits: Sequence[NDArray[np.float32]], rule: DecisionRule, modalit
         logits: One float32 [K] an image.
         rule: The operating point.
         modality: "fundus" or "oct".
-    """
-    import numpy as np
-
-    if not logits:
-        return rejected(Outcome.UNGRADABLE, "no gradable image of this eye", modality)
-    # np.max passes NaN on, so that one faulty image makes the eye FAULT.
-    return decide(np.max(np.stack(list(logits)), axis=0), rule, modality)
-
-
-def fit_temperature(logits: NDArray[Any], targets: NDArray[Any]) -> float:
-    """The temperature that minimises binary cross-entropy, between 0.1 and 10.
-
-    Args:
-        logits: [N, K], finite.
-        targets: 0/1 [N, K].
 
     Returns:
-        The temperature; 1.0 without data.
+        As `decide`; a FAULT of one image is one of the eye.
+    """
+    if not logits:
+        return rejected(Outcome.UNGRADABLE, "no gradable image of this eye", modality)
+    images = [decide(one, rule, modality) for one in logits]
+    for image in images:
+        if image.outcome is Outcome.FAULT:
+            return image
+    results = tuple(
+        replace(
+            max(of_label, key=lambda result: result.score),
+            probability=max(result.probability for result in of_label),
+        )
+        for of_label in zip(*(image.labels for image in images), strict=True)
+    )
+    return _of_results(results, rule, modality)
+
+
+def label_scores(logits: NDArray[Any], labels: LabelSet) -> NDArray[np.float64]:
+    """What thresholds are held against, float64 [N, K].
+
+    Args:
+        logits: [N, K]; where labels exclude each other, finite.
+        labels: The K labels.
     """
     import numpy as np
 
-    x, y = _checked(logits, targets)
-    if x.size == 0:
-        return 1.0
-
-    def loss(inverse: float) -> float:
-        z = x * inverse
-        return float((np.logaddexp(0.0, z) - y * z).mean())
-
-    # The loss is convex in 1/T: golden-section search.
-    low, high = 1 / _MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
-    ratio = (math.sqrt(5) - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    loss_left, loss_right = loss(left), loss(right)
-    for _ in range(60):
-        if loss_left <= loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - ratio * (high - low)
-            loss_left = loss(left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + ratio * (high - low)
-            loss_right = loss(right)
-    return 2 / (low + high)
+    x = np.asarray(logits, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] != len(labels):
+        raise ValueError(f"logits {x.shape} are not [N, {len(labels)}]")
+    if not labels.exclusive:
+        return x
+    return np.array([_row_scores(row, True) for row in x.tolist()], np.float64).reshape(x.shape)
 
 
-def fit_thresholds(
-    logits: NDArray[Any], targets: NDArray[Any], *, target_sensitivity: float | None = None
-) -> tuple[float, ...]:
-    """One logit threshold a label, midway between two neighbouring logits of the data.
+def label_probabilities(logits: NDArray[Any], rule: DecisionRule) -> NDArray[np.float64]:
+    """Calibrated probabilities, float64 [N, K], of logits [N, K]."""
+    import numpy as np
 
-    Without a target the threshold maximises F1, among cuts that call at most four times as many
-    images positive as there are: with a handful of positives a single one that the network
-    ranks last would otherwise make its label fire on everything. With a target it is the
-    highest threshold that reaches it. A label without positives never fires.
+    scores = label_scores(np.asarray(logits, np.float64) / rule.temperature, rule.labels)
+    # Clipped where sigmoid is 0 or 1 anyway: exp must not overflow.
+    probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(scores, -700, 700)))
+    return probabilities
 
-    Args:
-        logits: [N, K], finite.
-        targets: 0/1 [N, K].
-        target_sensitivity: Wanted sensitivity in (0, 1], or None.
-    """
-    if target_sensitivity is not None and not 0 < target_sensitivity <= 1:
-        raise ValueError(f"target_sensitivity {target_sensitivity} is not in (0, 1]")
-    x, y = _checked(logits, targets)
-    return tuple(_threshold(x[:, k], y[:, k], target_sensitivity) for k in range(x.shape[1]))
+
+def label_decisions(logits: NDArray[Any], rule: DecisionRule) -> NDArray[np.bool_]:
+    """Which labels are positive, bool [N, K], of logits [N, K]; as `decide` says of each row."""
+    import numpy as np
+
+    thresholds = np.asarray(rule.logit_thresholds, dtype=np.float64)
+    positive: NDArray[np.bool_] = label_scores(logits, rule.labels) >= thresholds
+    return positive
 
 
 def sigmoid(value: float) -> float:
@@ -265,43 +265,24 @@ def sigmoid(value: float) -> float:
     return math.exp(value) / (1 + math.exp(value)) if value > -700 else 0.0
 
 
-def _threshold(x: NDArray[Any], y: NDArray[Any], target_sensitivity: float | None) -> float:
-    import numpy as np
-
-    positives = int(y.sum())
-    if positives == 0:
-        return NEVER
-    order = np.argsort(-x, kind="stable")
-    ranked = x[order]
-    # A cut after rank i is possible only where the next logit differs.
-    last = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
-    flagged = last + 1
-    hits = np.cumsum(y[order])[last]
-    if target_sensitivity is not None:
-        cut = int(np.argmax(hits >= target_sensitivity * positives - 1e-9))
-    else:
-        score = np.where(flagged <= 4 * positives, 2 * hits / (flagged + positives), 0.0)
-        cut = int(score.argmax())
-        if score[cut] == 0:
-            # Nothing separates: call about as many positive as there are.
-            cut = int(np.abs(flagged - positives).argmin())
-    if cut == last.size - 1:
-        return float(ranked[-1]) - 1.0
-    return (float(ranked[last[cut]]) + float(ranked[last[cut] + 1])) / 2
+def _of_results(results: tuple[LabelResult, ...], rule: DecisionRule, modality: str) -> Decision:
+    disease = any(
+        result.positive for index, result in enumerate(results) if index != rule.labels.normal
+    )
+    return Decision(Outcome.POSITIVE if disease else Outcome.NEGATIVE, results, "", modality)
 
 
-def _checked(
-    logits: NDArray[Any], targets: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    import numpy as np
-
-    x = np.asarray(logits, dtype=np.float64)
-    y = np.asarray(targets, dtype=np.float64)
-    if x.ndim != 2 or x.shape != y.shape:
-        raise ValueError(f"logits {x.shape} and targets {y.shape} are not one [N, K]")
-    if not np.isfinite(x).all():
-        raise ValueError("a logit is not a finite number")
-    return x, y
+def _row_scores(logits: list[float], exclusive: bool) -> list[float]:
+    """The scores of one image. `fsum` rounds once, so that no order of summation enters."""
+    if not exclusive:
+        return logits
+    scores = []
+    for k, logit in enumerate(logits):
+        others = logits[:k] + logits[k + 1 :]
+        largest = max(others)
+        total = math.fsum(math.exp(other - largest) for other in others)
+        scores.append(logit - (largest + math.log(total)))
+    return scores
 
 
 def _bad_rule(what: str, expected: str) -> BundleError:

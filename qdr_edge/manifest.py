@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -33,9 +33,12 @@ from qdr_edge.labels import LabelSet
 
 if TYPE_CHECKING:
     from qdr_edge.decision import DecisionRule
+    from qdr_edge.operating_point import Fitted
 
 FORMAT: Final = "qdr-bundle"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# Schema 1 has no exclusive labels and says less about its thresholds; what it says means the same.
+READABLE_VERSIONS: Final = (1, 2)
 MAX_TEXT: Final = 4096
 MAX_LABELS: Final = 64
 MAX_GOLDEN: Final = 64
@@ -109,15 +112,21 @@ class Labels(_Part):
     name: Text
     codes: tuple[Name, ...] = Field(min_length=1, max_length=MAX_LABELS)
     names: tuple[Text, ...] = Field(min_length=1, max_length=MAX_LABELS)
+    exclusive: bool = False
 
     @classmethod
     def of(cls, labels: LabelSet) -> Labels:
         """The manifest's form of a label set."""
-        return cls(name=labels.name, codes=labels.codes, names=labels.names)
+        return cls(
+            name=labels.name,
+            codes=labels.codes,
+            names=labels.names,
+            exclusive=labels.exclusive,
+        )
 
     def label_set(self) -> LabelSet:
         """The label set these are."""
-        return LabelSet(self.name, self.codes, self.names)
+        return LabelSet(self.name, self.codes, self.names, self.exclusive)
 
 
 class ImageInput(_Part):
@@ -138,13 +147,22 @@ class Preprocess(_Part):
 
 
 class Threshold(_Part):
-    """One label's operating point: positive if and only if its raw logit >= `logit`."""
+    """One label's operating point: positive if and only if its score >= `logit`.
+
+    The score is the raw logit, or the log-odds among exclusive labels (`label_scores`). What was
+    reached on `split`, and with how many positives, is for people; None where it is not known.
+    """
 
     code: Name
     logit: FloatText
     fitted_for: Text
     split: Text
     confidence_bound: Text = ""
+    positives: int | None = Field(default=None, ge=0)
+    patients: int | None = Field(default=None, ge=0)
+    sensitivity: FloatText | None = None
+    lower_bound: FloatText | None = None
+    reached: bool | None = None
 
 
 class Decisions(_Part):
@@ -153,7 +171,8 @@ class Decisions(_Part):
     temperature: FloatText
     thresholds: tuple[Threshold, ...] = Field(min_length=1, max_length=MAX_LABELS)
     gates: Tree
-    aggregation: Text = "maximum logit per label over the images of an eye"
+    rejection_rate: FloatText | None = None
+    aggregation: Text = "maximum score per label over the images of an eye"
 
     @classmethod
     def of(
@@ -164,6 +183,8 @@ class Decisions(_Part):
         fitted_for: str,
         split: str,
         confidence_bounds: Mapping[str, str] | None = None,
+        fitted: Sequence[Fitted] = (),
+        rejection_rate: float | None = None,
     ) -> Decisions:
         """The manifest's form of a decision rule and of gate limits.
 
@@ -172,9 +193,13 @@ class Decisions(_Part):
             gates: `GateLimits.to_dict()`.
             fitted_for: what the thresholds were chosen to reach, for people.
             split: the split they were chosen on.
-            confidence_bounds: by label code, the bound of what was reached.
+            confidence_bounds: by label code, the bound of what was reached, for people.
+            fitted: what each label came to.
+            rejection_rate: what the gate limits were fitted for.
         """
         bounds = confidence_bounds or {}
+        facts = {label.code: without_floats(label.to_dict()) for label in fitted}
+        stated = ("positives", "patients", "sensitivity", "lower_bound", "reached")
         thresholds = tuple(
             Threshold(
                 code=code,
@@ -182,11 +207,17 @@ class Decisions(_Part):
                 fitted_for=fitted_for,
                 split=split,
                 confidence_bound=bounds.get(code, ""),
+                **({name: facts[code][name] for name in stated} if code in facts else {}),
             )
             for code, logit in zip(rule.labels.codes, rule.logit_thresholds, strict=True)
         )
         temperature = exact_text(rule.temperature)
-        return cls(temperature=temperature, thresholds=thresholds, gates=without_floats(gates))
+        return cls(
+            temperature=temperature,
+            thresholds=thresholds,
+            gates=without_floats(gates),
+            rejection_rate=None if rejection_rate is None else exact_text(rejection_rate),
+        )
 
     def rule(self, labels: LabelSet) -> DecisionRule:
         """The decision rule, with exactly the floats that were sealed."""
@@ -244,7 +275,7 @@ class Manifest(_Part):
     """Everything a bundle claims. `key_id` and `entries` are filled in when it is sealed."""
 
     format: Literal["qdr-bundle"] = FORMAT
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     bundle_id: Name
     model_version: Name
     security_version: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -272,6 +303,8 @@ class Manifest(_Part):
         count = len(self.labels.codes)
         if len(self.labels.names) != count or len(set(self.labels.codes)) != count:
             raise ValueError("labels: one name per code, no code twice")
+        if self.labels.exclusive and (self.schema_version == 1 or count < 2):
+            raise ValueError("labels.exclusive: needs schema 2 and two labels")
         if tuple(threshold.code for threshold in self.decision.thresholds) != self.labels.codes:
             raise ValueError("decision.thresholds: one per label, in logit order")
         for vector in self.golden:
@@ -312,11 +345,11 @@ class Manifest(_Part):
         """
         value = _parse(raw, where)
         version = value.get("schema_version")
-        if value.get("format") == FORMAT and version != SCHEMA_VERSION:
+        if value.get("format") == FORMAT and version not in READABLE_VERSIONS:
             raise CompatibilityError(
                 f"bundle with manifest schema {version!r}",
                 where=where,
-                expected=f"schema {SCHEMA_VERSION}",
+                expected=f"schema {' or '.join(map(str, READABLE_VERSIONS))}",
                 fix="update qdr-edge, or export the bundle again with this release",
             )
         try:

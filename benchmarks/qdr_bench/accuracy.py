@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdr_edge.decision import DecisionRule
+from qdr_edge.decision import (
+    DecisionRule,
+    label_decisions,
+    label_probabilities,
+    label_scores,
+)
 from qdr_edge.metrics import ece, evaluate, paired_map_difference
 
 
@@ -20,13 +25,6 @@ class GroundTruth:
     targets: NDArray[np.uint8]
     patients: tuple[str, ...]
     rule: DecisionRule
-
-
-def positives(logits: NDArray[np.float32], rule: DecisionRule) -> NDArray[np.uint8]:
-    """Return which labels are called positive, 0/1 [N, K]: raw logit at or above its threshold."""
-    # In float64: a float32 logit and the sealed float64 threshold compare as `decide` does.
-    thresholds = np.asarray(rule.logit_thresholds, dtype=np.float64)
-    return (logits.astype(np.float64) >= thresholds).astype(np.uint8)
 
 
 def assess(
@@ -43,30 +41,25 @@ def assess(
         A JSON object: `Evaluation.to_dict()`, `ece`, and `against_float` with label flips and the
         paired mAP difference.
     """
-    called = positives(logits, truth.rule)
-    evaluation = evaluate(
-        logits, truth.targets, truth.rule.labels, groups=truth.patients, decisions=called
-    )
+    labels = truth.rule.labels
+    scores = label_scores(logits, labels)
+    called = label_decisions(logits, truth.rule)
+    evaluation = evaluate(scores, truth.targets, labels, groups=truth.patients, decisions=called)
     result = evaluation.to_dict()
-    result["ece"] = ece(_probabilities(logits, truth.rule), truth.targets)
+    result["ece"] = ece(label_probabilities(logits, truth.rule), truth.targets)
     result["against_float"] = None
     if twin is not None:
-        flips = (called != positives(twin, truth.rule)).sum(axis=0)
-        difference = paired_map_difference(logits, twin, truth.targets, truth.patients)
+        flips = (called != label_decisions(twin, truth.rule)).sum(axis=0)
+        twin_scores = label_scores(twin, labels)
+        difference = paired_map_difference(scores, twin_scores, truth.targets, truth.patients)
         result["against_float"] = {
             "label_flips": int(flips.sum()),
             "decisions": int(called.size),
-            "flips_by_label": _by_label(truth.rule.labels.codes, flips.tolist()),
+            "flips_by_label": _by_label(labels.codes, flips.tolist()),
             "map_difference": difference.to_dict(),
             "max_logit_difference": float(np.abs(logits - twin).max()),
         }
     return result
-
-
-def _probabilities(logits: NDArray[np.float32], rule: DecisionRule) -> NDArray[np.float64]:
-    scaled = np.clip(logits.astype(np.float64) / rule.temperature, -60.0, 60.0)
-    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-scaled))
-    return probabilities
 
 
 def _by_label(codes: Sequence[str], counts: Sequence[int]) -> dict[str, int]:

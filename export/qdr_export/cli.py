@@ -26,15 +26,27 @@ def export(
         Path | None,
         typer.Option(help="Private Ed25519 key (PEM) to sign with; default: a development key."),
     ] = None,
+    target_sensitivity: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Fit thresholds for this sensitivity by its lower 95 % bound, whatever the "
+            "recipe says.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Seal in spite of decision flips, marked unproven.")
     ] = False,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
 ) -> None:
     """Turn a run's students into proven, signed bundles; docs/export.md explains it all."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from qdr_edge.keys import SigningKey, development_key
+    from qdr_edge.operating_point import Target
     from qdr_export import tables
     from qdr_export.pipeline import export_student
     from qdr_export.profiles import DEFAULT_TARGETS, load_profile
@@ -53,6 +65,9 @@ def export(
     exported = []
     for student in students:
         stem = file_stem(name or run_name, student.checkpoint.modality)
+        wanted = Target.from_dict(student.checkpoint.operating_point)
+        if target_sensitivity is not None:
+            wanted = replace(wanted, kind="sensitivity", sensitivity=target_sensitivity)
         with tables.progress(console, stem, len(student.samples)) as report:
             result = export_student(
                 student,
@@ -60,6 +75,7 @@ def export(
                 name=stem,
                 out=folder,
                 key=signing,
+                operating_target=wanted,
                 force=force,
                 threads=threads,
                 progress=report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qdr_edge.labels import LabelSet
 from qdr_edge.metrics import Estimate
 from qdr_export.operating_point import OperatingPoint
 from qdr_export.parity import UNAVAILABLE, ParityReport
@@ -48,7 +49,7 @@ def model_card(student: Student, point: OperatingPoint, parity: ParityReport, na
         "## Model",
         f"- Architecture: {checkpoint.model.get('name', 'unknown')}, {weights:,} weights",
         f"- Input: one {checkpoint.modality} image, {checkpoint.preprocess.size} px, uint8",
-        f"- Output: independent labels {' '.join(checkpoint.labels.codes)}",
+        f"- Output: {_kind(checkpoint.labels)} labels {' '.join(checkpoint.labels.codes)}",
         f"- Numbers: scheme {scheme}, int8",
         "",
         "## Intended use",
@@ -63,6 +64,8 @@ def model_card(student: Student, point: OperatingPoint, parity: ParityReport, na
         f"- AUC {_text(evaluation.auc)}",
         f"- int8 minus float mAP, paired: {_text(point.difference)}",
         f"- Labels without positives or negatives, left out: {' '.join(evaluation.skipped) or '-'}",
+        f"- Thresholds fitted for: {point.fit.target.text}",
+        f"- Target not shown, for want of positives: {_missed(point)}",
         "",
         "| label | positives | AP | sensitivity | specificity | logit threshold |",
         "|---|---|---|---|---|---|",
@@ -106,7 +109,7 @@ def cyclonedx_card(student: Student, point: OperatingPoint) -> dict[str, Any]:
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
-            "task": "multi-label image classification",
+            "task": f"{_kind(checkpoint.labels)} labels, image classification",
             "architectureFamily": "convolutional neural network",
             "modelArchitecture": str(checkpoint.model.get("name", "unknown")),
             "inputs": [{"format": f"uint8 image, {checkpoint.preprocess.size} px"}],
@@ -128,6 +131,20 @@ def cyclonedx_card(student: Student, point: OperatingPoint) -> dict[str, Any]:
         },
         "considerations": {"technicalLimitations": limits},
     }
+
+
+def _kind(labels: LabelSet) -> str:
+    return "mutually exclusive" if labels.exclusive else "independent"
+
+
+def _missed(point: OperatingPoint) -> str:
+    shown = (
+        f"{x.code} (n = {x.positives}, at best {x.lower_bound:.3f})"
+        if x.positives
+        else f"{x.code} (n = 0, never fires)"
+        for x in point.missed
+    )
+    return ", ".join(shown) or "-"
 
 
 def _text(estimate: Estimate | None) -> str:

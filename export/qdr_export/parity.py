@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qdr_edge.decision import DecisionRule
+from qdr_edge.decision import DecisionRule, label_decisions, label_scores
 from qdr_export.emission import Emission
 from qdr_export.rungs import FLOAT_TWIN, REFERENCE, TRAINER_PROBES, Outputs, as_written
 
@@ -24,7 +23,10 @@ RAN, UNAVAILABLE = "ran", "unavailable"
 
 @dataclass(frozen=True)
 class Flip:
-    """One label of one image that a form decides otherwise than the reference."""
+    """One label of one image that a form decides otherwise than the reference.
+
+    Logits are as thresholds see them: the log-odds, where labels exclude each other.
+    """
 
     image: str
     label: str
@@ -118,13 +120,6 @@ def compare_rungs(
     return ParityReport(tuple(rungs))
 
 
-def decisions(logits: NDArray[np.float32], rule: DecisionRule) -> NDArray[np.bool_]:
-    """Which labels are positive: [N, K]."""
-    thresholds = np.asarray(rule.logit_thresholds, np.float64)
-    result: NDArray[np.bool_] = logits.astype(np.float64) >= thresholds
-    return result
-
-
 def _rung(
     name: str,
     role: str,
@@ -134,10 +129,15 @@ def _rung(
     images: Sequence[str],
 ) -> Rung:
     reference, logits = outputs.logits[REFERENCE], outputs.logits[name]
-    if not np.isfinite(logits).all():
-        # Otherwise NaN would compare as "no flip" for a label that is negative anyway.
-        logits = np.where(np.isfinite(logits), logits, np.inf)
-    flipped = np.argwhere(decisions(reference, rule) != decisions(logits, rule))
+    # A logit that is no number is a flip: NaN would compare as "no flip" for a negative label.
+    broken = ~np.isfinite(logits)
+    if rule.labels.exclusive:
+        broken = np.broadcast_to(broken.any(axis=1, keepdims=True), logits.shape)
+    finite = np.where(broken, 0, logits)
+    differ = label_decisions(reference, rule) != label_decisions(finite, rule)
+    flipped = np.argwhere(differ | broken)
+    expected = label_scores(reference, rule.labels)
+    found = np.where(broken, np.inf, label_scores(finite, rule.labels))
     return Rung(
         name=name,
         role=role,
@@ -145,13 +145,15 @@ def _rung(
         runtime=runtime,
         images=len(logits),
         exact=int((reference == logits).all(axis=1).sum()),
-        largest=float(np.abs(reference.astype(np.float64) - logits).max(initial=0.0)),
+        largest=float(
+            np.where(broken, np.inf, np.abs(reference.astype(np.float64) - finite)).max(initial=0.0)
+        ),
         flips=tuple(
             Flip(
                 images[i],
                 rule.labels.codes[k],
-                float(reference[i, k]),
-                float(logits[i, k]),
+                float(expected[i, k]),
+                float(found[i, k]),
                 float(rule.logit_thresholds[k]),
             )
             for i, k in flipped

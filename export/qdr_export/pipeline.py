@@ -13,6 +13,7 @@ from typing import Any
 from qdr_edge.errors import ParityError
 from qdr_edge.files import atomic_write, make_folder
 from qdr_edge.keys import SigningKey
+from qdr_edge.operating_point import Target
 from qdr_export.emission import Emission, emit_all
 from qdr_export.golden import make_golden
 from qdr_export.operating_point import OperatingPoint, fit_operating_point
@@ -58,6 +59,7 @@ def export_student(
     name: str,
     out: Path,
     key: SigningKey,
+    operating_target: Target | None = None,
     force: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
@@ -70,6 +72,7 @@ def export_student(
         name: Stem of the files.
         out: Folder; made if missing.
         key: Signs the bundle.
+        operating_target: What to fit thresholds and gate for; None takes the recipe's.
         force: Seal in spite of decision flips; the bundle is then marked unproven.
         threads: Threads of a runtime; 0 takes every core.
         progress: Where to report.
@@ -86,7 +89,7 @@ def export_student(
     report.step("running every form")
     outputs = run_rungs(student, emission, threads=threads, advance=report.advance)
     report.step("fitting the operating point")
-    point = fit_operating_point(student, outputs)
+    point = fit_operating_point(student, outputs, operating_target)
     report.step("comparing")
     images = [str(sample.file) for sample in student.samples]
     parity = compare_rungs(outputs, emission, point.rule, images)
@@ -127,6 +130,7 @@ def parity_document(
         "name": name,
         "images": {"val": n, "test": len(student.samples) - n},
         "rule": point.rule.to_dict(),
+        "operating_point": point.fit.to_dict(),
         "bytes": {
             "float": len(emission.float_twin),
             **{target: len(artefact.model) for target, artefact in emission.artefacts.items()},

@@ -114,6 +114,15 @@ def print_exports(console: Console, exported: Sequence[tuple[Student, Exported]]
             f"{_estimate(result.point.float_evaluation.map)}, difference (paired) "
             f"{_estimate(result.point.difference)}; chance {result.point.evaluation.chance_map:.3f}"
         )
+        console.print(f"  thresholds fitted for {result.point.fit.target.text}", markup=False)
+        for label in result.point.missed:
+            why = (
+                f"{label.positives} positive validation images of {label.patients} patients show "
+                f"no more than {label.lower_bound:.3f}; its threshold catches them all"
+                if label.positives
+                else "no positive validation image; it never fires"
+            )
+            console.print(f"  [yellow]{label.code}: not reached[/], {why}")
         console.print(f"  beside it: {result.float_twin.name}, {result.parity_file.name}")
     first = exported[0][1].bundle
     console.print(f"next: qdr-edge run {first} IMAGE, qdr-edge bench {first}")

@@ -233,13 +233,13 @@ def test_too_many_entries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_newer_schema_is_named_only_after_its_signature_held() -> None:
     entries = _entries()
     value = json.loads(entries["manifest.json"])
-    value["schema_version"] = 2
+    value["schema_version"] = 3
     raw = canonical_json(value)
     entries["manifest.json"] = raw
     with pytest.raises(SignatureError, match="tampered"):
         read_bundle(write_container(entries), trust=TRUST)
     entries["manifest.sig"] = bytes.fromhex(KEY.key_id) + KEY.sign(raw)
-    with pytest.raises(CompatibilityError, match="schema 2"):
+    with pytest.raises(CompatibilityError, match="schema 3"):
         read_bundle(write_container(entries), trust=TRUST)
 
 

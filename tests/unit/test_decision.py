@@ -14,8 +14,9 @@ from qdr_edge.decision import (
     Outcome,
     aggregate,
     decide,
-    fit_temperature,
-    fit_thresholds,
+    label_decisions,
+    label_probabilities,
+    label_scores,
     rejected,
     sigmoid,
 )
@@ -102,69 +103,62 @@ def test_a_malformed_rule_is_a_bundle_error(change: dict[str, object]) -> None:
         DecisionRule.from_dict({**RULE.to_dict(), **change})
 
 
-def test_temperature_recovers_the_scale_of_the_logits() -> None:
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=(4000, 2)) * 2
-    targets = rng.random(true.shape) < 1 / (1 + np.exp(-true))
-    assert fit_temperature(true * 3, targets) == pytest.approx(3, rel=0.1)
-    assert fit_temperature(true, targets) == pytest.approx(1, rel=0.1)
-
-
-def test_temperature_is_bounded_and_defined_without_data() -> None:
-    separable = np.array([[-1.0], [1.0]])
-    assert 0.1 <= fit_temperature(separable, separable > 0) < 0.11
-    assert 9.9 < fit_temperature(separable, separable < 0) <= 10
-    assert fit_temperature(np.zeros((0, 3)), np.zeros((0, 3))) == 1.0
-
-
-def threshold(x: list[float], y: list[int], **options: float) -> float:
-    return fit_thresholds(np.array(x)[:, None], np.array(y)[:, None], **options)[0]
-
-
-def test_a_threshold_lies_midway_at_the_best_f1() -> None:
-    assert threshold([3, 2, 1, 0], [1, 1, 0, 0]) == 1.5
-    assert threshold([0, 1, 2, 3], [0, 0, 1, 1]) == 1.5
-    assert threshold([4, 3, 2, 1, 0], [1, 0, 1, 0, 0]) == 1.5
-
-
-def test_a_threshold_never_splits_equal_logits() -> None:
-    assert threshold([2, 1, 1, 0], [1, 1, 0, 0]) == 0.5
-
-
-def test_a_label_without_positives_never_fires() -> None:
-    assert threshold([3, 2, 1], [0, 0, 0]) == NEVER
-    assert fit_thresholds(np.zeros((0, 2)), np.zeros((0, 2))) == (NEVER, NEVER)
-
-
-def test_a_label_with_positives_only_fires_on_all() -> None:
-    assert threshold([3, 2, 1], [1, 1, 1]) == 0.0
-
-
-def test_one_positive_ranked_last_does_not_make_its_label_fire_on_everything() -> None:
-    x = np.arange(100.0)
-    y = np.zeros(100)
-    y[0] = 1
-    assert threshold(list(x), list(y)) == 98.5
-
-
-def test_a_wanted_sensitivity_is_reached_by_the_highest_threshold() -> None:
-    x, y = [5, 4, 3, 2, 1, 0], [1, 0, 1, 0, 1, 0]
-    assert threshold(x, y, target_sensitivity=0.3) == 4.5
-    assert threshold(x, y, target_sensitivity=0.6) == 2.5
-    assert threshold(x, y, target_sensitivity=1.0) == 0.5
-    with pytest.raises(ValueError, match="target_sensitivity"):
-        threshold(x, y, target_sensitivity=0.0)
-
-
-def test_fitting_refuses_what_is_no_number() -> None:
-    with pytest.raises(ValueError, match="finite"):
-        threshold([math.nan], [1])
-    with pytest.raises(ValueError, match="one \\[N, K\\]"):
-        fit_thresholds(np.zeros((3, 2)), np.zeros((2, 2)))
-
-
 def test_sigmoid_does_not_overflow() -> None:
     assert sigmoid(0) == 0.5
     assert sigmoid(1e6) == sigmoid(math.inf) == 1.0
     assert sigmoid(-1e6) == sigmoid(-math.inf) == 0.0
     assert sigmoid(-30) == pytest.approx(math.exp(-30))
+
+
+EXCLUSIVE = LabelSet.custom(("NOR", "AMD", "PCV", "WAMD"), exclusive=True)
+
+
+def test_scores_of_labels_that_go_together_are_the_logits() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    assert np.array_equal(label_scores(x, LABELS), x.astype(np.float64))
+
+
+@pytest.mark.parametrize("scale", [0.1, 3, 200], ids=["flat", "usual", "extreme"])
+def test_sigmoid_of_an_exclusive_score_is_the_softmax(scale: float) -> None:
+    x = (np.random.default_rng(1).normal(size=(200, 4)) * scale).astype(np.float32)
+    rule = DecisionRule(EXCLUSIVE, 2.5, (0.0,) * 4)
+    for probabilities, z in (
+        (label_probabilities(x, rule), x.astype(np.float64) / 2.5),
+        (1 / (1 + np.exp(-label_scores(x, EXCLUSIVE).clip(-700, 700))), x.astype(np.float64)),
+    ):
+        softmax = np.exp(z - z.max(axis=1, keepdims=True))
+        softmax /= softmax.sum(axis=1, keepdims=True)
+        assert np.allclose(probabilities, softmax, rtol=1e-9, atol=1e-300)
+        assert np.allclose(probabilities.sum(axis=1), 1)
+
+
+def test_exclusive_scores_do_not_change_when_all_logits_move() -> None:
+    x = np.array([[1.0, 2.0, -1.0, 0.5]])
+    assert label_scores(x + 7, EXCLUSIVE) == pytest.approx(label_scores(x, EXCLUSIVE), abs=1e-12)
+    # Raw logits would call the second image's faint findings stronger than the first's.
+    first, second = [0.0, 5, 0, 0], [20.0, 14, 14, 14]
+    eye = aggregate([logits(*first), logits(*second)], DecisionRule(EXCLUSIVE, 1, (0,) * 4), "oct")
+    assert [result.code for result in eye.findings] == ["NOR", "AMD"]
+    assert eye.labels[1].score == pytest.approx(label_scores(np.array([first]), EXCLUSIVE)[0, 1])
+    assert eye.labels[1].probability == pytest.approx(sigmoid(eye.labels[1].score))
+
+
+@pytest.mark.parametrize("labels", [LABELS, EXCLUSIVE], ids=["together", "exclusive"])
+def test_one_image_and_a_stack_are_decided_alike_bit_for_bit(labels: LabelSet) -> None:
+    random = np.random.default_rng(2)
+    x = random.normal(size=(300, len(labels))).astype(np.float32)
+    # Thresholds that are some image's very score: the last bit decides.
+    thresholds = tuple(label_scores(x, labels)[7])
+    rule = DecisionRule(labels, 1.7, thresholds)
+    together = label_decisions(np.asfortranarray(x), rule)
+    assert together[7].all()
+    for row, called, probability in zip(x, together, label_probabilities(x, rule), strict=True):
+        alone = decide(row, rule, "fundus").labels
+        assert [result.positive for result in alone] == called.tolist()
+        assert [result.probability for result in alone] == pytest.approx(probability.tolist())
+
+
+def test_an_exclusive_row_with_a_logit_that_is_no_number_is_a_fault() -> None:
+    rule = DecisionRule(EXCLUSIVE, 1.0, (0.0,) * 4)
+    assert decide(logits(0, math.inf, 0, 0), rule, "oct").outcome is Outcome.FAULT
+    assert decide(logits(1e38, -1e38, 0, 0), rule, "oct").outcome is Outcome.NEGATIVE

@@ -70,8 +70,8 @@ def test_an_unknown_field_is_refused_by_name() -> None:
 
 
 def test_a_newer_schema_is_a_matter_of_compatibility() -> None:
-    with pytest.raises(CompatibilityError, match="schema 2"):
-        Manifest.from_bytes(_changed(schema_version=2))
+    with pytest.raises(CompatibilityError, match=r"schema 3.*expected schema 1 or 2"):
+        Manifest.from_bytes(_changed(schema_version=3))
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,59 @@ def test_a_decision_rule_survives_bit_for_bit() -> None:
     sealed = Decisions.of(rule, {"focus": 0.25}, fitted_for="F1", split="val")
     assert sealed.rule(LABELS) == rule
     assert sealed.gates == {"focus": "0.25"}
+
+
+def _as_schema_1(**labels: Any) -> bytes:
+    """What the first release wrote: none of what schema 2 added."""
+    value = json.loads(manifest().to_bytes())
+    value["schema_version"] = 1
+    value["labels"] = {k: v for k, v in value["labels"].items() if k != "exclusive"} | labels
+    added = ("positives", "patients", "sensitivity", "lower_bound", "reached")
+    del value["decision"]["rejection_rate"]
+    for threshold in value["decision"]["thresholds"]:
+        for name in added:
+            del threshold[name]
+    return canonical_json(value)
+
+
+def test_schema_1_is_read_and_means_what_it_did() -> None:
+    old = Manifest.from_bytes(_as_schema_1())
+    assert not old.labels.exclusive
+    assert old.decision.rule(LABELS) == manifest().decision.rule(LABELS)
+    assert old.decision.thresholds[0].reached is None
+
+
+def test_schema_1_cannot_hold_exclusive_labels() -> None:
+    with pytest.raises(BundleError, match="needs schema 2"):
+        Manifest.from_bytes(_as_schema_1(exclusive=True))
+
+
+def test_exclusive_labels_and_what_a_threshold_came_to_survive() -> None:
+    from qdr_edge.decision import DecisionRule
+    from qdr_edge.labels import LabelSet
+    from qdr_edge.manifest import Labels
+    from qdr_edge.operating_point import Fitted
+
+    labels = LabelSet.custom(("NOR", "AMD", "DR"), exclusive=True)
+    nan = math.nan
+    fitted = (
+        Fitted("NOR", 0.1, 30, 12, 0.9, 2 / 3, True),
+        Fitted("AMD", -2.0, 2, 2, 1.0, 0.342, False),
+        Fitted("DR", math.inf, 0, 0, nan, nan, False),
+    )
+    sealed = Decisions.of(
+        DecisionRule(labels, 1.5, tuple(label.threshold for label in fitted)),
+        {},
+        fitted_for="x",
+        split="val",
+        fitted=fitted,
+        rejection_rate=0.02,
+    )
+    again = Manifest.from_bytes(manifest(labels=Labels.of(labels), decision=sealed).to_bytes())
+    assert again.labels.label_set() == labels
+    first, second, third = again.decision.thresholds
+    assert (first.positives, first.patients, first.reached) == (30, 12, True)
+    assert float(first.lower_bound or 0) == 2 / 3
+    assert (second.sensitivity, second.reached) == ("1.0", False)
+    assert (third.sensitivity, third.lower_bound, third.positives) == (None, None, 0)
+    assert again.decision.rejection_rate == "0.02"
