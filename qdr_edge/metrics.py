@@ -1,28 +1,21 @@
 """Metrics of screening models, with confidence intervals bootstrapped by patient.
 
-The resampling is in `qdr_edge.bootstrap`: one matrix of image weights, so that a thousand resamples
-cost a few array passes.
+`qdr_edge.figures` has the figures, `qdr_edge.bootstrap` the resampling: one matrix of image
+weights, so that a thousand resamples cost a few array passes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdr_edge.bootstrap import (
-    Floats,
-    PatientWeights,
-    ap_curve,
-    auc_curve,
-    mean_over_labels,
-    ranked,
-    rates,
-)
+from qdr_edge.bootstrap import Floats, PatientWeights, ap_curve, auc_curve, ranked, rates
+from qdr_edge.figures import ECE_BINS, Answers, Figures, figures
 from qdr_edge.labels import LabelSet
 
 _INTERVAL = (2.5, 97.5)
@@ -36,13 +29,20 @@ class Estimate:
         value: The figure on the data as they are; NaN where undefined.
         low: Lower end; NaN without a bootstrap.
         high: Upper end; NaN without a bootstrap.
-        n: Images it rests on.
+        n: Images it rests on; eyes or patients, where those are evaluated.
     """
 
     value: float
     low: float
     high: float
     n: int
+
+    @classmethod
+    def of(cls, values: Floats, n: int) -> Estimate:
+        """The estimate that a figure [1 + B] on the data and on resamples gives."""
+        resampled = values[1:][~np.isnan(values[1:])]
+        low, high = np.percentile(resampled, _INTERVAL) if resampled.size else (math.nan, math.nan)
+        return cls(float(values[0]), float(low), float(high), n)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """A JSON object; NaN becomes null."""
@@ -64,10 +64,14 @@ class LabelEvaluation:
         ap: Average precision.
         auc: Area under the ROC curve.
         chance_ap: Average precision of a constant score, the prevalence.
-        sensitivity: At the operating point; None where no decisions were given. So are the rest.
+        sensitivity: At the operating point; None where no decisions were given. So are the next.
         specificity: True negatives among the images without the label.
         f1: Harmonic mean of precision and sensitivity.
         f1_sens_spec: Harmonic mean of sensitivity and specificity, which the paper calls F1.
+        accuracy: Images decided rightly.
+        kappa: Cohen's kappa of decision and truth.
+        ece: Expected calibration error in 15 bins; None where no probabilities were given.
+        brier: Mean squared error of the probability; None likewise.
     """
 
     code: str
@@ -79,6 +83,10 @@ class LabelEvaluation:
     specificity: Estimate | None = None
     f1: Estimate | None = None
     f1_sens_spec: Estimate | None = None
+    accuracy: Estimate | None = None
+    kappa: Estimate | None = None
+    ece: Estimate | None = None
+    brier: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
@@ -87,10 +95,10 @@ class LabelEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well scores fit targets.
+    """How well answers fit targets.
 
     Args:
-        images: Images evaluated.
+        images: Images evaluated; eyes or patients, where those are evaluated.
         patients: Patients they are of; the unit of the bootstrap.
         map: Mean average precision over `labels`.
         auc: Mean area under the ROC curve over `labels`.
@@ -101,10 +109,20 @@ class Evaluation:
         accuracy_above_majority: Accuracy minus that of the majority answer, paired.
         labels: One entry for each label with both positives and negatives.
         skipped: Codes of the others: they enter no mean.
-        f1: Mean over labels of F1 at the operating point; None without decisions. So are the rest.
+        without_positives: Those of them that no image carries.
+        without_negatives: Those of them that every image carries.
+        f1: Mean over labels of F1 at the operating point; None without decisions. So are the next.
         sensitivity: Mean over labels.
         specificity: Mean over labels.
         f1_sens_spec: Mean over labels of the paper's "F1".
+        label_accuracy: Mean over labels of the share of images decided rightly.
+        kappa: Mean over labels.
+        ece: Mean over labels; None without probabilities.
+        brier: Mean over labels; None without probabilities.
+        top1_kappa: Cohen's kappa, unweighted, of the highest-scoring label and the true one; None
+            where labels do not exclude each other. So is the next.
+        confusion: Images by true label (row) and highest-scoring label (column), in the order of
+            the vocabulary, of images with exactly one label.
     """
 
     images: int
@@ -118,14 +136,26 @@ class Evaluation:
     accuracy_above_majority: Estimate
     labels: tuple[LabelEvaluation, ...]
     skipped: tuple[str, ...]
+    without_positives: tuple[str, ...] = ()
+    without_negatives: tuple[str, ...] = ()
     f1: Estimate | None = None
     sensitivity: Estimate | None = None
     specificity: Estimate | None = None
     f1_sens_spec: Estimate | None = None
+    label_accuracy: Estimate | None = None
+    kappa: Estimate | None = None
+    ece: Estimate | None = None
+    brier: Estimate | None = None
+    top1_kappa: Estimate | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; undefined figures are null."""
         return _entries(self)
+
+
+AT_POINT = ("sensitivity", "specificity", "f1", "f1_sens_spec", "kappa")
+CALIBRATION = ("ece", "brier")
 
 
 def evaluate(
@@ -141,7 +171,7 @@ def evaluate(
     """Evaluate scores, with 95 % intervals by patient.
 
     Args:
-        scores: Logits or probabilities [N, K], finite.
+        scores: [N, K], finite: `decision.label_scores` of logits.
         targets: 0/1 [N, K].
         labels: The K labels.
         groups: Patient id of each image; None takes every image as a patient of its own.
@@ -155,63 +185,49 @@ def evaluate(
     s, y = _checked(scores, targets)
     if s.ndim != 2 or s.shape[1] != len(labels):
         raise ValueError(f"scores {s.shape} are not [N, {len(labels)}]")
-    images = s.shape[0]
-    positives = y.sum(axis=0).astype(int)
-    used = [k for k in range(len(labels)) if 0 < positives[k] < images]
-    weights = PatientWeights(images, groups, n_bootstrap, seed)
-
-    ap = np.stack(
-        [ranked(ap_curve, s[:, k], y[:, k], weights) for k in used] or [weights.undefined]
-    )
-    auc = np.stack(
-        [ranked(auc_curve, s[:, k], y[:, k], weights) for k in used] or [weights.undefined]
-    )
-    prevalence = np.stack([weights.mean(y[:, k]) for k in used] or [weights.undefined])
-    mean_ap = mean_over_labels(ap)
-    # A resample without a single positive of a label has no AP for it, and no chance either.
-    chance = mean_over_labels(np.where(np.isnan(ap), np.nan, prevalence))
-    right = weights.mean(y[np.arange(images), s.argmax(axis=1)])
-    commonest = weights.mean(y[:, int(positives.argmax())])
-
-    at_point = None
+    d = None
     if decisions is not None:
         d = np.asarray(decisions, dtype=np.float64)
         if d.shape != y.shape:
             raise ValueError(f"decisions {d.shape} and targets {y.shape} differ in shape")
-        at_point = [rates(d[:, k], y[:, k], weights) for k in used]
+    weights = PatientWeights(len(s), groups, n_bootstrap, seed)
+    return summarise(figures(Answers(s, d), y, labels, weights), y, labels, weights)
 
-    def estimate(values: Floats) -> Estimate:
-        return _estimate(values, images)
 
-    per_label = tuple(
-        LabelEvaluation(
-            code=labels.codes[k],
-            positives=int(positives[k]),
-            ap=estimate(ap[i]),
-            auc=estimate(auc[i]),
-            chance_ap=float(prevalence[i][0]),
-            **({} if at_point is None else {n: estimate(v) for n, v in at_point[i].items()}),
-        )
-        for i, k in enumerate(used)
-    )
-    means = {}
-    if at_point:
-        means = {
-            n: estimate(mean_over_labels(np.stack([r[n] for r in at_point]))) for n in at_point[0]
-        }
+def summarise(
+    found: Figures, targets: Floats, labels: LabelSet, weights: PatientWeights
+) -> Evaluation:
+    """Estimates with intervals of figures; arguments as of `figures`."""
+    images = len(targets)
+    positives = targets.sum(axis=0).astype(int)
+    whole = found.whole
+
+    def estimates(values: Mapping[str, Floats], names: Sequence[str]) -> dict[str, Estimate]:
+        return {name: Estimate.of(values[name], images) for name in names if name in values}
+
+    confusion = found.confusion
     return Evaluation(
         images=images,
         patients=weights.clusters,
-        map=estimate(mean_ap),
-        auc=estimate(mean_over_labels(auc)),
-        chance_map=float(chance[0]),
-        map_above_chance=estimate(mean_ap - chance),
-        accuracy=estimate(right),
-        majority_accuracy=float(commonest[0]),
-        accuracy_above_majority=estimate(right - commonest),
-        labels=per_label,
-        skipped=tuple(code for k, code in enumerate(labels.codes) if k not in used),
-        **means,
+        chance_map=float(whole["chance_map"][0]),
+        map_above_chance=Estimate.of(whole["map"] - whole["chance_map"], images),
+        accuracy=Estimate.of(whole["top1"], images),
+        majority_accuracy=float(whole["majority"][0]),
+        accuracy_above_majority=Estimate.of(whole["top1"] - whole["majority"], images),
+        labels=tuple(
+            LabelEvaluation(
+                code=code,
+                positives=int(positives[labels.codes.index(code)]),
+                chance_ap=float(values["prevalence"][0]),
+                **estimates(values, ("ap", "auc", *AT_POINT, "accuracy", *CALIBRATION)),
+            )
+            for code, values in found.labels.items()
+        ),
+        skipped=tuple(code for code in labels.codes if code not in found.labels),
+        without_positives=_where(labels, positives == 0),
+        without_negatives=_where(labels, positives == images),
+        confusion=None if confusion is None else tuple(map(tuple, confusion.tolist())),
+        **estimates(whole, ("map", "auc", *AT_POINT, "label_accuracy", *CALIBRATION, "top1_kappa")),
     )
 
 
@@ -236,14 +252,10 @@ def paired_map_difference(
     """
     first, y = _checked(a, targets)
     second, _ = _checked(b, targets)
-    weights = PatientWeights(y.shape[0], groups, n_bootstrap, seed)
-    used = [k for k in range(y.shape[1]) if 0 < y[:, k].sum() < y.shape[0]]
-    differences = [
-        ranked(ap_curve, first[:, k], y[:, k], weights)
-        - ranked(ap_curve, second[:, k], y[:, k], weights)
-        for k in used
-    ]
-    return _estimate(mean_over_labels(np.stack(differences or [weights.undefined])), y.shape[0])
+    weights = PatientWeights(len(y), groups, n_bootstrap, seed)
+    labels = LabelSet.custom(str(k) for k in range(y.shape[1]))
+    of_a, of_b = (figures(Answers(s), y, labels, weights).whole["map"] for s in (first, second))
+    return Estimate.of(of_a - of_b, len(y))
 
 
 def average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -288,7 +300,7 @@ def f1_sens_spec(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
     return _rate("f1_sens_spec", predicted, targets)
 
 
-def ece(probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 15) -> float:
+def ece(probabilities: NDArray[Any], targets: NDArray[Any], bins: int = ECE_BINS) -> float:
     """Expected calibration error over all labels, in bins of equal width.
 
     Args:
@@ -315,10 +327,8 @@ def _rate(name: str, predicted: NDArray[Any], targets: NDArray[Any]) -> float:
     return float(rates(d, y, PatientWeights(len(y), None, 0, 0))[name][0])
 
 
-def _estimate(values: Floats, n: int) -> Estimate:
-    resampled = values[1:][~np.isnan(values[1:])]
-    low, high = np.percentile(resampled, _INTERVAL) if resampled.size else (math.nan, math.nan)
-    return Estimate(float(values[0]), float(low), float(high), n)
+def _where(labels: LabelSet, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(code for code, is_chosen in zip(labels.codes, chosen, strict=True) if is_chosen)
 
 
 def _checked(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[Floats, Floats]:
