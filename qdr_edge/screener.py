@@ -43,11 +43,17 @@ class SelfTestResult:
     largest_difference: float
 
 
-@dataclass(frozen=True)
-class _Look:
-    """One image after the network, or the decision that kept it from getting there."""
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One image after the network, or the decision that kept it from getting there.
 
-    tensor_sha256: str
+    Args:
+        pixels: uint8 [3, S, S]; None if the image could not be read.
+        logits: float32 [K]; None if the image never reached the network.
+        decision: What the device answers.
+    """
+
+    pixels: NDArray[np.uint8] | None
     logits: NDArray[np.float32] | None
     decision: Decision
 
@@ -139,10 +145,19 @@ class Screener:
         Raises:
             BackendError: the screener is closed.
         """
+        return self.look(image).decision
+
+    def look(self, image: Image) -> Look:
+        """As `screen`, with the pixels and logits behind the decision: for those who evaluate.
+
+        Raises:
+            BackendError: the screener is closed.
+        """
         self._check_open()
         if self._fault:
-            return self._sealed(rejected(Outcome.FAULT, self._fault, self.spec.modality))
-        return self._look(image).decision
+            decision = rejected(Outcome.FAULT, self._fault, self.spec.modality)
+            return Look(None, None, self._sealed(decision))
+        return self._look(image)
 
     def screen_eye(self, images: Sequence[Image]) -> Decision:
         """Decide about all images of one eye: each label's largest logit counts.
@@ -199,19 +214,18 @@ class Screener:
     ) -> None:
         self.close()
 
-    def _look(self, image: Image) -> _Look:
+    def _look(self, image: Image) -> Look:
         modality = self.spec.modality
         try:
             pixels = load_image(image, self.spec)
         except ImageError as error:
             # Not str(error): a result travels further than a terminal, a path need not.
             reason = f"{error.what}; expected {error.expected}" if error.expected else error.what
-            return _Look("", None, self._sealed(rejected(Outcome.INVALID_INPUT, reason, modality)))
-        digest = sha256_bytes(pixels.tobytes())
+            return Look(None, None, self._sealed(rejected(Outcome.INVALID_INPUT, reason, modality)))
         gate = check(pixels, modality, self.limits)
         if gate.outcome is not None:
             decision = rejected(gate.outcome, gate.reason, modality)
-            return _Look(digest, None, self._sealed(decision))
+            return Look(pixels, None, self._sealed(decision))
         try:
             logits = self.session.infer(pixels[None])[0]  # [3, S, S] -> [1, 3, S, S] -> [K]
         except Exception as error:
@@ -219,8 +233,8 @@ class Screener:
                 raise
             # Whatever a runtime throws, the answer to a patient's image is FAULT, not a traceback.
             decision = rejected(Outcome.FAULT, f"inference failed: {error}", modality)
-            return _Look(digest, None, self._sealed(decision))
-        return _Look(digest, logits, self._sealed(decide(logits, self.rule, modality)))
+            return Look(pixels, None, self._sealed(decision))
+        return Look(pixels, logits, self._sealed(decide(logits, self.rule, modality)))
 
     def _run_golden(self) -> SelfTestResult:
         vectors = self.bundle.manifest.golden
@@ -228,7 +242,8 @@ class Screener:
         largest = 0.0
         for vector in vectors:
             look = self._look(self.bundle.entries[vector.image])
-            if look.tensor_sha256 != vector.preprocessed_sha256:
+            digest = "" if look.pixels is None else sha256_bytes(look.pixels.tobytes())
+            if digest != vector.preprocessed_sha256:
                 raise self._mismatch(vector, "preprocessing gave other pixels", "the same bytes")
             if look.logits is not None:
                 largest = max(largest, self._compare_logits(vector, look.logits))
