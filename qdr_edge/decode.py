@@ -2,11 +2,13 @@
 
 Rules, in this order (part of the preprocessing contract, see preprocess.py):
 
-1.  The kind is read from the content, never from the file name: JPEG, PNG, TIFF or BMP.
+1.  The kind is read from the content, never from the file name: JPEG, PNG, TIFF, BMP, or DICOM
+    (dicom.py, where pydicom is installed).
 2.  Size limits are checked on the header, before pixels are decoded.
 3.  JPEG is decoded at the smallest DCT scale (1/1, 1/2, 1/4, 1/8) that leaves both sides at
     least `decode_margin` times the network's size.
-4.  Of several pages the first counts.
+4.  Of several pages the first counts. Of several DICOM frames the middle one does, unless the
+    file name ends in `#` and the number of a frame, counted from 1.
 5.  16-bit gray is scaled by the window of the spec; 16-bit colour keeps its high byte.
 6.  Transparent pixels are laid over black.
 7.  Colour with an embedded profile goes to sRGB; without a readable one it is taken as sRGB.
@@ -18,6 +20,7 @@ Rules, in this order (part of the preprocessing contract, see preprocess.py):
 from __future__ import annotations
 
 import io
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
+    from qdr_edge.dicom import Picture
     from qdr_edge.preprocess import PreprocessSpec
 
 MAX_FILE_BYTES = 256 << 20
@@ -45,6 +49,7 @@ _SIGNATURES = (
     (b"MM\0*", "TIFF"),
     (b"BM", "BMP"),
 )
+_STARTS = tuple(start for start, _ in _SIGNATURES)
 # Kinds that people do hand over, so that the message can say what they have.
 _FOREIGN = (
     (b"GIF8", "a GIF"),
@@ -76,12 +81,27 @@ def decode(
             space without a defined meaning here.
     """
     if isinstance(source, (str, Path)):
-        return _decode_bytes(_read(Path(source)), spec, str(source))
+        path, frame = split_frame(Path(source))
+        return _decode_bytes(_read(path), spec, str(source), frame)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) > MAX_FILE_BYTES:
             raise _too_large_file(len(source), _IN_MEMORY)
         return _decode_bytes(bytes(source), spec, _IN_MEMORY)
     return _from_array(source)
+
+
+def split_frame(path: Path) -> tuple[Path, int | None]:
+    """The file and the frame that a name like `scan.dcm#12` means; None means no frame is named.
+
+    Args:
+        path: Name of an image; one of a file that is there, sign and all, is left alone.
+    """
+    name, _, number = path.name.rpartition("#")
+    is_number = number.isascii() and number.isdigit() and 0 < int(number[:7]) < 1_000_000
+    # os.path.exists: Path.exists raises for names that no file can have.
+    if not is_number or not name.strip(".") or os.path.exists(path):  # noqa: PTH110
+        return path, None
+    return path.with_name(name), int(number)
 
 
 def _read(path: Path) -> bytes:
@@ -107,14 +127,30 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _decode_bytes(content: bytes, spec: PreprocessSpec, where: str) -> NDArray[np.uint8]:
+def _decode_bytes(
+    content: bytes, spec: PreprocessSpec, where: str, frame: int | None = None
+) -> NDArray[np.uint8]:
+    if content[128:132] == b"DICM" and not content.startswith(_STARTS):
+        from qdr_edge import dicom
+
+        picture = dicom.read_picture(content, frame, where)
+        if isinstance(picture, bytes):  # a JPEG is what it is in a file of its own
+            return _decode_bytes(picture, spec, where)
+        return _from_dicom(picture, spec, where)
+    if frame is not None:
+        raise ImageError(
+            f"frame {frame} of a file that is not DICOM",
+            where=where,
+            expected="a frame number after a DICOM file only",
+            fix="name the file without '#'",
+        )
     kind = _kind(content, where)
     if kind == "JPEG":
         _check_jpeg_ends(content, where)
     image = _open(content, kind, where)
     with image:
         frames = f"{image.width}x{image.height} px"
-        _check_size(image.height, image.width, where)
+        check_size(image.height, image.width, where)
         _check_mode(image, where)
         if kind == "JPEG":
             side = spec.size * spec.decode_margin
@@ -140,11 +176,8 @@ def _kind(content: bytes, where: str) -> str:
     for signature, kind in _SIGNATURES:
         if content.startswith(signature):
             return kind
-    if content[128:132] == b"DICM":
-        found = "a DICOM file"
-    else:
-        head = content[:64].lstrip()
-        found = next((name for start, name in _FOREIGN if head.startswith(start)), "not an image")
+    head = content[:64].lstrip()
+    found = next((name for start, name in _FOREIGN if head.startswith(start)), "not an image")
     raise ImageError(found, where=where, expected=_KINDS, fix="export the picture as PNG or JPEG")
 
 
@@ -192,7 +225,12 @@ def _check_jpeg_ends(content: bytes, where: str) -> None:
     )
 
 
-def _check_size(height: int, width: int, where: str) -> None:
+def check_size(height: int, width: int, where: str) -> None:
+    """Refuse what is no photograph, before its pixels take memory.
+
+    Raises:
+        ImageError: A side is below MIN_SIDE or above MAX_SIDE, or there are too many pixels.
+    """
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"{width}x{height} px is too small",
@@ -254,6 +292,22 @@ def _pixels(image: ImageFile, spec: PreprocessSpec, where: str) -> NDArray[np.ui
     return np.array(picture, dtype=np.uint8)
 
 
+def _from_dicom(picture: Picture, spec: PreprocessSpec, where: str) -> NDArray[np.uint8]:
+    import numpy as np
+
+    pixels = picture.pixels
+    if pixels.dtype == np.uint16:
+        pixels = _window(pixels, spec, where)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    elif picture.profile:
+        from PIL import Image
+
+        pixels = np.asarray(_to_srgb(Image.fromarray(pixels), picture.profile), dtype=np.uint8)
+    # As every other kind: in one piece, and the caller's to write to.
+    return np.array(pixels, dtype=np.uint8, order="C")
+
+
 def _window(values: NDArray[Any], spec: PreprocessSpec, where: str) -> NDArray[np.uint8]:
     """Integers to 8 bits: low -> 0, high -> 255; the full window keeps the high byte."""
     import numpy as np
@@ -302,7 +356,7 @@ def _from_array(source: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise ImageError(
             f"array of {source.dtype} {list(source.shape)}", where=_IN_MEMORY, expected=expected
         )
-    _check_size(source.shape[0], source.shape[1], _IN_MEMORY)
+    check_size(source.shape[0], source.shape[1], _IN_MEMORY)
     if source.ndim == 2:
         source = np.repeat(source[:, :, None], 3, axis=2)
     return np.ascontiguousarray(source)

@@ -6,12 +6,13 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qdr_edge.decode import split_frame
 from qdr_edge.errors import DatasetError
 from qdr_edge.files import atomic_write, canonical_json
 from qdr_edge.labels import NORMAL, SEPARATOR, TOPCON_MM, LabelSet
@@ -30,7 +31,7 @@ class Sample:
     """One image of one eye, and what is known about it.
 
     Args:
-        file: Absolute path of the image.
+        file: Absolute path of the image; `scan.dcm#12` is the twelfth frame of a DICOM file.
         modality: "fundus" or "oct".
         labels: 0/1 for each label of the set, uint8 [K].
         patient: Patient id, never empty: splits and intervals are by patient.
@@ -56,11 +57,13 @@ class SampleSet:
         samples: The rows.
         labels: The vocabulary that `Sample.labels` is written in.
         source: Where they come from, for messages.
+        notes: What a reader had to decide for the data, one line each, for people to see.
     """
 
     samples: tuple[Sample, ...]
     labels: LabelSet
     source: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -102,7 +105,7 @@ class SampleSet:
         digest = hashlib.sha256(canonical_json(list(self.labels.codes)))
         for sample in self.samples:
             try:
-                size = sample.file.stat().st_size
+                size = split_frame(sample.file)[0].stat().st_size
             except OSError as error:
                 raise DatasetError(
                     f"cannot read {sample.file}: {error.strerror}",
@@ -115,7 +118,26 @@ class SampleSet:
         return digest.hexdigest()
 
 
-def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
+def missing_images(names: Sequence[tuple[str, str]], expected: str) -> DatasetError:
+    """The error for images that are not there: all counted, the first named.
+
+    Args:
+        names: Place (file and line) and name of each, at least one.
+        expected: Where the first was looked for.
+    """
+    where, name = names[0]
+    more = f", and {len(names) - 1} more with it" if len(names) > 1 else ""
+    return DatasetError(
+        f"image {name!r} is missing{more}",
+        where=where,
+        expected=expected,
+        fix="put the files back, or take their rows out",
+    )
+
+
+def read_csv(
+    path: Path | str, labels: LabelSet | None = None, *, keep_splits: bool = True
+) -> SampleSet:
     """Read and check a data-set table.
 
     Args:
@@ -123,6 +145,7 @@ def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
             columns are kept. Relative file names start at the folder of the table.
         labels: The vocabulary; None takes TOPCON-MM where it holds every code, else the codes
             of the table, sorted, NOR first.
+        keep_splits: False leaves every split empty, whatever the table says.
 
     Raises:
         DatasetError: The table is missing, empty or malformed, a label, modality or split is
@@ -135,11 +158,14 @@ def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
     first_line: dict[str, int] = {}
     patient_split: dict[str, tuple[str, int]] = {}
     samples = []
+    missing: list[tuple[str, str]] = []
     for line, row in rows:
         where = f"{path}:{line}"
         _check_choice(row, "modality", MODALITIES, where)
         if row["split"]:
             _check_choice(row, "split", SPLITS, where)
+        if not keep_splits:
+            row["split"] = ""
         if not row["patient"]:
             raise DatasetError(
                 "no patient id",
@@ -147,7 +173,9 @@ def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
                 expected="an id that all images of one patient share",
                 fix="with one image a patient, repeat the file name",
             )
-        file = _existing_file(base, row["file"], where)
+        file = _file(base, row["file"], where)
+        if not split_frame(file)[0].is_file():
+            missing.append((where, row["file"]))
         if (earlier := first_line.setdefault(str(file), line)) != line:
             raise DatasetError(
                 f"{row['file']} stands twice, first in line {earlier}",
@@ -175,6 +203,8 @@ def read_csv(path: Path | str, labels: LabelSet | None = None) -> SampleSet:
                 extra={k: v for k, v in row.items() if k not in COLUMNS},
             )
         )
+    if missing:
+        raise missing_images(missing, f"a file; relative names start at {base}")
     return SampleSet(tuple(samples), vocabulary, str(path))
 
 
@@ -284,16 +314,15 @@ def _check_choice(
         )
 
 
-def _existing_file(base: Path, name: str, where: str) -> Path:
-    file = _absolute(base / name) if name and "\0" not in name else None
-    if file is None or not file.is_file():
+def _file(base: Path, name: str, where: str) -> Path:
+    if not name or "\0" in name:
         raise DatasetError(
-            f"image {name!r} is missing" if name else "no file name",
+            "no file name" if not name else "a NUL byte in the file name",
             where=where,
             expected=f"a file; relative names start at {base}",
             fix="correct the row or take it out",
         )
-    return file
+    return _absolute(base / name)
 
 
 def _absolute(path: Path) -> Path:

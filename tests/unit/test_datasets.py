@@ -12,7 +12,8 @@ import pytest
 from qdr_edge.errors import DatasetError
 from qdr_edge.labels import TOPCON_MM, LabelSet
 from qdr_edge.samples import Sample, SampleSet, read_csv, write_csv
-from qdr_train.data.read import is_synthetic, read_data, require_splits, split_samples, thin_out
+from qdr_train.data.read import is_synthetic, read_data
+from qdr_train.data.splits import require_splits, split_samples, thin_out
 from qdr_train.recipe import Data
 from tests.eyes import CODES, write_eyes
 
@@ -128,7 +129,9 @@ def test_file_name_without_side(tmp_path: Path) -> None:
 
 
 def test_folder_without_data_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no TOPCON-MM layout"):
+    with pytest.raises(
+        DatasetError, match=r"no data set recognised.*TOPCON-MM.*MMC-AMD.*MultiEYE.*CSV"
+    ):
         read_data(tmp_path)
 
 

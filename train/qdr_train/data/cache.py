@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qdr_edge.decode import split_frame
 from qdr_edge.errors import DatasetError, ImageError, OutputError
 from qdr_edge.files import sha256_file
 from qdr_edge.preprocess import PreprocessSpec, load_image
@@ -60,7 +61,7 @@ def open_pixels(
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         files = [sample.file for sample in samples]
         try:
-            hashes = list(pool.map(sha256_file, files))
+            hashes = list(pool.map(_fingerprint, files))
         except OSError as error:
             raise DatasetError(
                 f"cannot read {error.filename}: {error.strerror}",
@@ -84,6 +85,12 @@ def open_pixels(
                     fix="name another with --cache",
                 ) from error
     return np.memmap(pack, dtype=np.uint8, mode="r", shape=shape)
+
+
+def _fingerprint(file: Path) -> str:
+    """Hash of an image's content; the frames of one DICOM file differ by their number."""
+    path, frame = split_frame(file)
+    return sha256_file(path) if frame is None else f"{sha256_file(path)}#{frame}"
 
 
 def _is_whole(pack: Path, shape: tuple[int, ...]) -> bool:

@@ -1,48 +1,130 @@
-"""From what a user has to the run's table: a CSV or TOPCON-MM as released, split by patient."""
+"""The one way in: what lies at a path, recognised and read; docs/datasets.md shows the layouts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from qdr_edge.errors import DatasetError
 from qdr_edge.labels import LabelSet
-from qdr_edge.samples import SPLITS, SampleSet, read_csv
-from qdr_train.data.topcon import is_topcon, read_topcon
-from qdr_train.recipe import Data
+from qdr_edge.samples import SampleSet, read_csv
+from qdr_train.data.dicom import is_dicom, read_dicom
+from qdr_train.data.folders import is_folders, read_folders
+from qdr_train.data.mmc_amd import is_mmc_amd, part_patients, read_mmc_amd
+from qdr_train.data.multieye import is_multieye, read_multieye
+from qdr_train.data.splits import require_disjoint
+from qdr_train.data.topcon import LABEL_TABLES, is_topcon, read_topcon
 
 # The synthetic generator leaves this file beside its table.
 SYNTHETIC_MARKER = "SYNTHETIC"
-_CANDIDATE_SPLITS = 256
 
 
-def read_data(path: Path, labels: LabelSet | None = None) -> SampleSet:
-    """The samples of a CSV file, of a folder with exactly one CSV file, or of TOPCON-MM.
+@dataclass(frozen=True)
+class Layout:
+    """One form that a data set may have.
 
     Args:
-        path: CSV file or folder.
-        labels: The vocabulary; None takes the data's own.
+        name: For people.
+        shape: What it is recognised by.
+        matches: Whether a path has it.
+        read: From path and vocabulary to samples, splits unchecked.
+    """
+
+    name: str
+    shape: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, LabelSet | None], SampleSet]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is a file that is no DICOM, or a folder with exactly one CSV."""
+    if path.is_dir():
+        return len(_tables(path)) == 1
+    return path.is_file() and not is_dicom(path)
+
+
+def _read_table(path: Path, labels: LabelSet | None, *, keep_splits: bool = True) -> SampleSet:
+    table = _tables(path)[0] if path.is_dir() else path
+    return read_csv(table, labels, keep_splits=keep_splits)
+
+
+TABLE = Layout("CSV", "one .csv file", is_table, _read_table)
+MMC_AMD = Layout("MMC-AMD", "mmc-amd-split{A,AP}-train/ImageSets", is_mmc_amd, read_mmc_amd)
+FOLDERS = Layout("class folders", "[train/]CLASS/*.jpeg", is_folders, read_folders)
+DICOM = Layout("DICOM", "*.dcm", is_dicom, read_dicom)
+NAMED = (
+    Layout("TOPCON-MM", "train/cfp.txt or fundus_labels.csv", is_topcon, read_topcon),
+    MMC_AMD,
+    Layout("MultiEYE", "assemble/train/large9cls.txt", is_multieye, read_multieye),
+    TABLE,
+)
+
+
+def recognise(path: Path) -> Layout:
+    """The layout of what lies at a path. A CSV counts before class folders and DICOM files.
 
     Raises:
-        DatasetError: Nothing readable there; names what was looked for.
+        DatasetError: None, or two of the named ones; says what was looked for.
     """
+    found = [layout for layout in NAMED if layout.matches(path)]
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        raise DatasetError(
+            f"two layouts at once: {' and '.join(layout.name for layout in found)}",
+            where=str(path),
+            expected="one data set in a folder",
+            fix="name the CSV file itself, or move one of them away",
+        )
+    for layout in (FOLDERS, DICOM):
+        if layout.matches(path):
+            return layout
     if not path.is_dir():
-        return read_csv(path, labels)
-    if is_topcon(path):
-        return read_topcon(path, labels)
-    tables = sorted(path.glob("*.csv"))
-    if len(tables) == 1:
-        return read_csv(tables[0], labels)
+        return TABLE  # whose reader says that there is no such file
+    tables = len(_tables(path))
+    looked = "; ".join(f"{layout.name}: {layout.shape}" for layout in (*NAMED, FOLDERS, DICOM))
     raise DatasetError(
-        f"{len(tables)} CSV files and no TOPCON-MM layout in this folder",
+        f"{tables} CSV files" if tables else "no data set recognised",
         where=str(path),
-        expected="a CSV file, a folder with one, or TOPCON-MM as released",
-        fix="name the CSV file itself" if tables else "docs/training.md shows the layouts",
+        expected=f"one of {looked}",
+        fix="name the CSV file itself" if tables else "docs/datasets.md shows the layouts",
     )
+
+
+def read_data(
+    path: Path,
+    labels: LabelSet | None = None,
+    modalities: Sequence[str] = (),
+    *,
+    keep_splits: bool = True,
+) -> SampleSet:
+    """The samples of whatever lies at a path.
+
+    Args:
+        path: File or folder.
+        labels: The vocabulary; None takes the data's own.
+        modalities: What is wanted; class folders that tell none are of it if it is one.
+        keep_splits: False leaves every split empty, whatever the data says.
+
+    Raises:
+        DatasetError: Nothing readable there, something in it is wrong, or a patient stands in two
+            splits.
+    """
+    layout = recognise(path)
+    read = layout.read
+    if layout is FOLDERS and len(modalities) == 1:
+        read = partial(read_folders, modality=modalities[0])
+    elif layout is TABLE:
+        read = partial(_read_table, keep_splits=keep_splits)
+    samples = read(path, labels)
+    if not keep_splits:
+        return replace(samples, samples=tuple(replace(s, split="") for s in samples))
+    if layout is MMC_AMD:
+        samples = part_patients(samples)
+    require_disjoint(samples)
+    return samples
 
 
 def is_synthetic(path: Path) -> bool:
@@ -51,119 +133,5 @@ def is_synthetic(path: Path) -> bool:
     return (folder / SYNTHETIC_MARKER).is_file()
 
 
-def split_samples(samples: SampleSet, data: Data, seed: int) -> tuple[SampleSet, str]:
-    """Make the splits that are missing, always between patients.
-
-    Args:
-        samples: As read; `split` is empty for all or for none.
-        data: The recipe's rules.
-        seed: Of the random assignment.
-
-    Returns:
-        Samples with every split filled in, and one line that says what was done ("" if nothing).
-
-    Raises:
-        DatasetError: Only some rows have a split, or there are too few patients.
-    """
-    present = {sample.split for sample in samples}
-    if present == {""}:
-        return _assign(samples, data.shares, SPLITS, seed), (
-            "no split in the data: patients were divided into "
-            + ", ".join(f"{s} {share:.0%}" for s, share in zip(SPLITS, data.shares, strict=True))
-        )
-    if "" in present:
-        bare = next(sample for sample in samples if not sample.split)
-        raise DatasetError(
-            f"{bare.file.name} has no split, other rows have one",
-            where=samples.source,
-            expected="a split in every row, or in none",
-        )
-    if "train" in present and present != {"train"} and data.hold_out and len(present) == 2:
-        return _hold_out(samples, data, seed)
-    return samples, ""
-
-
-def thin_out(samples: SampleSet, limit: int | None) -> SampleSet:
-    """At most `limit` images of each modality and split, evenly spread over the table."""
-    if limit is None:
-        return samples
-    groups: dict[tuple[str, str], list[int]] = {}
-    for row, sample in enumerate(samples):
-        groups.setdefault((sample.modality, sample.split), []).append(row)
-    kept: set[int] = set()
-    for rows in groups.values():
-        spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int)
-        kept.update(rows[position] for position in spread)
-    return replace(samples, samples=tuple(samples[row] for row in sorted(kept)))
-
-
-def require_splits(samples: SampleSet, modality: str) -> None:
-    """Check that a modality can be trained and selected.
-
-    Raises:
-        DatasetError: No training or no validation images.
-    """
-    for split in ("train", "val"):
-        if not len(samples.select(modality, split)):
-            raise DatasetError(
-                f"no {modality} image has split {split!r}",
-                where=samples.source,
-                expected="training and validation images of every modality in the recipe",
-                fix=f"add rows, or use a recipe without {modality} stages",
-            )
-
-
-def _hold_out(samples: SampleSet, data: Data, seed: int) -> tuple[SampleSet, str]:
-    """The one split beside train becomes test; val is taken from the training patients."""
-    train = samples.select(split="train")
-    share = data.shares[1] / (data.shares[0] + data.shares[1])
-    divided = iter(_assign(train, (1 - share, share), ("train", "val"), seed))
-    rows = [next(divided) if s.split == "train" else replace(s, split="test") for s in samples]
-    return replace(samples, samples=tuple(rows)), (
-        "no test split in the data: its validation images became the test split, and "
-        f"{share:.0%} of the training patients the validation split"
-    )
-
-
-def _assign(
-    samples: SampleSet, shares: Sequence[float], names: Sequence[str], seed: int
-) -> SampleSet:
-    """Divide patients at random such that each split's label counts are near its share."""
-    patients, owner = np.unique(np.array(samples.patients()), return_inverse=True)
-    if len(patients) < sum(share > 0 for share in shares):
-        raise DatasetError(
-            f"{len(patients)} patients",
-            where=samples.source,
-            expected=f"at least one for each of {', '.join(names)}",
-        )
-    # What must be shared out fairly: images, and positives of each label in each modality.
-    traits = _traits(samples)
-    totals = np.zeros((len(patients), traits.shape[1]))
-    np.add.at(totals, owner, traits)
-    wanted = np.asarray(shares)[:, None] * totals.sum(0)
-    # Cut points by number of patients; no split that has a share stays empty.
-    cuts = np.round(np.cumsum(shares) * len(patients)).astype(int)[:-1]
-    cuts = np.clip(cuts, np.arange(1, len(shares)), None) if min(shares) > 0 else cuts
-    rng = np.random.default_rng([seed, 0x5917])
-    best, best_error = np.zeros(len(patients), dtype=int), np.inf
-    for _ in range(_CANDIDATE_SPLITS):
-        part = np.zeros(len(patients), dtype=int)
-        for number, members in enumerate(np.split(rng.permutation(len(patients)), cuts)):
-            part[members] = number
-        got = np.stack([totals[part == number].sum(0) for number in range(len(shares))])
-        # Relative to the expected count, so that rare labels are heard.
-        error = float((((got - wanted) ** 2) / (wanted + 1)).sum())
-        if error < best_error:
-            best, best_error = part, error
-    rows = (
-        replace(sample, split=names[best[patient]])
-        for sample, patient in zip(samples, owner, strict=True)
-    )
-    return replace(samples, samples=tuple(rows))
-
-
-def _traits(samples: SampleSet) -> NDArray[np.float64]:
-    """One row a sample: 1 for the image, then its labels in the columns of its modality."""
-    targets = samples.targets().astype(np.float64)
-    fundus = np.array([sample.modality == "fundus" for sample in samples])[:, None]
-    return np.hstack([np.ones((len(targets), 1)), targets * fundus, targets * ~fundus])
+def _tables(folder: Path) -> list[Path]:
+    return [table for table in sorted(folder.glob("*.csv")) if table.name not in LABEL_TABLES]

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from qdr_edge.errors import DatasetError
 from qdr_edge.labels import TOPCON_MM, LabelSet
 from qdr_edge.samples import SPLITS, Sample, SampleSet
+from qdr_train.data.lists import Collected, lines_of, stem_of, text_of
 
 LISTS = {"fundus": "cfp.txt", "oct": "oct.txt"}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+LABEL_TABLES = {"fundus_labels.csv": "fundus", "oct_labels.csv": "oct"}
 _SIDES = {"l": "L", "os": "L", "left": "L", "r": "R", "od": "R", "right": "R"}
 
 
@@ -41,23 +42,13 @@ def read_topcon(folder: Path, labels: LabelSet | None = None) -> SampleSet:
     """
     vocabulary = TOPCON_MM if labels is None else labels
     columns = [TOPCON_MM.index(code, where=str(folder)) for code in vocabulary.codes]
-    samples: list[Sample] = []
-    seen: dict[Path, str] = {}
+    found = Collected(folder, vocabulary)
     entries = _code_layout(folder) if _list_files(folder) else _release_layout(folder)
-    for where, file, modality, bits, split in entries:
-        if file in seen:
-            raise DatasetError(
-                f"{file.name} stands twice, first in {seen[file]}",
-                where=where,
-                expected="one line for each image",
-            )
-        seen[file] = where
-        patient, eye = parse_name(file.stem, where)
-        samples.append(Sample(file, modality, bits[columns].copy(), patient, eye, split))
-    if not samples:
-        raise DatasetError("no images are listed", where=str(folder), expected="TOPCON-MM")
-    _check_patients(samples, folder)
-    return SampleSet(tuple(samples), vocabulary, str(folder))
+    for where, name, images, modality, bits, split in entries:
+        file = found.image([images], name, where)
+        patient, eye = parse_name(stem_of(name), where)
+        found.samples.append(Sample(file, modality, bits[columns].copy(), patient, eye, split))
+    return found.finish()
 
 
 def parse_name(stem: str, where: str) -> tuple[str, str]:
@@ -78,7 +69,8 @@ def parse_name(stem: str, where: str) -> tuple[str, str]:
     )
 
 
-_Entry = tuple[str, Path, str, NDArray[np.uint8], str]
+# File and line, image name, its folder, modality, labels, split.
+_Entry = tuple[str, str, Path, str, NDArray[np.uint8], str]
 
 
 def _list_files(folder: Path) -> list[tuple[str, str, Path]]:
@@ -87,20 +79,15 @@ def _list_files(folder: Path) -> list[tuple[str, str, Path]]:
 
 
 def _label_tables(folder: Path) -> list[tuple[str, Path]]:
-    found = ((m, folder / f"{m}_labels.csv") for m in LISTS)
+    found = ((modality, folder / name) for name, modality in LABEL_TABLES.items())
     return [(modality, path) for modality, path in found if path.is_file()]
 
 
 def _code_layout(folder: Path) -> Iterator[_Entry]:
     for split, modality, path in _list_files(folder):
         images = _image_folder(folder / "train" / "Images", modality)
-        for number, line in enumerate(_text(path).splitlines(), start=1):
-            fields = line.split()
-            if not fields:  # the released lists end in blank lines
-                continue
-            where = f"{path}:{number}"
-            file = _image(images, fields[0], where)
-            yield where, file, modality, _bits(fields[1:], where), split
+        for where, fields in lines_of(path):
+            yield where, fields[0], images, modality, _bits(fields[1:], where), split
 
 
 def _release_layout(folder: Path) -> Iterator[_Entry]:
@@ -108,7 +95,7 @@ def _release_layout(folder: Path) -> Iterator[_Entry]:
         images = _image_folder(folder, modality)
         order: list[int] | None = None
         name_column = 0
-        for number, row in enumerate(csv.reader(_text(path).splitlines()), start=1):
+        for number, row in enumerate(csv.reader(text_of(path).splitlines()), start=1):
             fields = [field.strip() for field in row]
             if not any(fields):
                 continue
@@ -124,15 +111,8 @@ def _release_layout(folder: Path) -> Iterator[_Entry]:
                 raise DatasetError(
                     f"{len(fields)} fields", where=where, expected="as many as in the first line"
                 )
-            file = _image(images, fields[name_column], where)
-            yield where, file, modality, _bits([fields[i] for i in order], where), ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read: {error}", where=str(path)) from error
+            bits = _bits([fields[i] for i in order], where)
+            yield where, fields[name_column], images, modality, bits, ""
 
 
 def _bits(fields: list[str], where: str) -> NDArray[np.uint8]:
@@ -155,24 +135,3 @@ def _image_folder(parent: Path, modality: str) -> Path:
         expected=f"{modality}_images or {modality}-images",
         fix="unpack the release completely",
     )
-
-
-def _image(folder: Path, name: str, where: str) -> Path:
-    for candidate in (name, *(name + suffix for suffix in IMAGE_SUFFIXES)):
-        if (folder / candidate).is_file():
-            return (folder / candidate).absolute()
-    raise DatasetError(
-        f"image {name!r} is missing", where=where, expected=f"{name}.png in {folder}"
-    )
-
-
-def _check_patients(samples: list[Sample], folder: Path) -> None:
-    splits: dict[str, str] = {}
-    for sample in samples:
-        if splits.setdefault(sample.patient, sample.split) != sample.split:
-            raise DatasetError(
-                f"patient {sample.patient} is in {splits[sample.patient]} and {sample.split}",
-                where=str(folder),
-                expected="all images of a patient in one split",
-                fix="remove the split lists and let training make a split by patient",
-            )

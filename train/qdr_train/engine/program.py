@@ -17,7 +17,8 @@ from qdr_edge.files import make_folder, sha256_file
 from qdr_edge.preprocess import PreprocessSpec
 from qdr_train.data.cache import open_pixels
 from qdr_train.data.images import Images, images_of, predict
-from qdr_train.data.read import is_synthetic, read_data, require_splits, split_samples, thin_out
+from qdr_train.data.read import is_synthetic, read_data
+from qdr_train.data.splits import require_splits, split_samples, thin_out
 from qdr_train.distill.guide import Guide
 from qdr_train.engine.logs import RunLog
 from qdr_train.engine.provenance import git_commit, tool_versions
@@ -55,7 +56,7 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
 
     Args:
         recipe: What to train.
-        data: CSV file or TOPCON-MM folder.
+        data: Whatever qdr_train.data.read knows.
         out: Run directory; must be missing or empty.
         options: How.
 
@@ -68,7 +69,7 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
     """
     require_vacant(out)
     samples, note = split_samples(
-        read_data(data, recipe.data.label_set()), recipe.data, recipe.seed
+        read_data(data, recipe.data.label_set(), recipe.modalities()), recipe.data, recipe.seed
     )
     samples = thin_out(samples, recipe.data.max_images)
     for modality in recipe.modalities():
