@@ -157,6 +157,8 @@ def _decode_bytes(
             image.draft(None, (side, side))
         try:
             image.load()
+            if kind == "JPEG":
+                _check_jpeg_filled(image, where)
             pixels = _pixels(image, spec, where)
         except ImageError:
             raise
@@ -244,6 +246,26 @@ def check_size(height: int, width: int, where: str) -> None:
             where=where,
             expected=f"at most {MAX_SIDE} px a side and {MAX_PIXELS / 1e6:.0f} million pixels",
             fix="scale it down",
+        )
+
+
+def _check_jpeg_filled(image: ImageFile, where: str) -> None:
+    """Refuse a JPEG whose data end early although its end marker is there.
+
+    libjpeg sets what is missing of a baseline JPEG to coefficients of 0: exactly middle gray in
+    every channel, down to the last row. A picture that is gray from its first row is left alone.
+    """
+
+    def is_gray(row: int) -> bool:
+        extrema = image.crop((0, row, image.width, row + 1)).getextrema()
+        return set(extrema) <= {(128, 128), 128}
+
+    if is_gray(image.height - 1) and not is_gray(0):
+        raise ImageError(
+            "damaged JPEG: its data end before its last row",
+            where=where,
+            expected="a complete file",
+            fix="copy it again from the camera or archive",
         )
 
 

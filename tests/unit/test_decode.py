@@ -356,3 +356,23 @@ def test_real_originals_become_inputs() -> None:
     for file in files:
         for modality in ("fundus", "oct"):
             assert load_image(file, PreprocessSpec(modality, 224)).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("size", [32, 512], ids=["scaled", "full"])
+@pytest.mark.parametrize("colour", [True, False], ids=["rgb", "gray"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_jpeg_cut_in_its_data_is_refused_though_it_has_an_end(
+    share: float, colour: bool, size: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    picture = cv2.GaussianBlur(noise, (0, 0), 3)
+    whole = encoded(picture if colour else picture[:, :, 0], "JPEG", quality=90)
+    spec = PreprocessSpec("fundus", size)
+    assert decode(whole, spec).ndim == 3
+    cut = whole[: int(len(whole) * share)] + b"\xff\xd9"
+    assert "end before its last row" in refused(cut, spec)
+
+
+def test_a_jpeg_that_is_gray_throughout_is_whole() -> None:
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    assert (decode(encoded(gray, "JPEG"), SPEC) == 128).all()
