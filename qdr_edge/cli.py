@@ -23,7 +23,18 @@ ENTRY_POINT_GROUP = "qdr_edge.commands"
 USAGE_ERROR = 2
 INTERRUPTED = 130
 # The order of the work; a command of another package comes after these.
-ORDER = ("data", "train", "export", "lint", "inspect", "verify", "run", "bench", "doctor")
+ORDER = (
+    "data",
+    "train",
+    "export",
+    "lint",
+    "inspect",
+    "verify",
+    "run",
+    "evaluate",
+    "bench",
+    "doctor",
+)
 # Which extra brings a module that a device does not install.
 EXTRAS = {
     "torch": "train",
