@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdr_train.data.share import WHOLE, Share
+
 PIXEL_MAX = 255.0
 
 
@@ -38,27 +40,30 @@ class Augmentation:
     background: str = "black"
 
 
-def augment(pixels: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    pixels: Tensor, ranges: Augmentation, generator: torch.Generator, share: Share = WHOLE
+) -> Tensor:
     """Random views of a batch.
 
     Args:
         pixels: [N, 3, S, S], uint8 or float on the 0..255 scale.
         ranges: How far each change may go.
         generator: CPU generator; the only source of randomness.
+        share: Which part of the batch the pixels are; the draws are those of the whole.
 
     Returns:
         Float32 [N, 3, S, S] on the 0..255 scale, whole numbers: a camera delivers bytes.
     """
     images = pixels.float()
     if _moves(ranges):
-        theta = _affine(len(images), ranges, generator).to(images.device)
+        theta = _affine(len(images), ranges, generator, share).to(images.device)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         padding = "zeros" if ranges.background == "black" else "border"
         images = F.grid_sample(
             images, grid, mode="bilinear", padding_mode=padding, align_corners=False
         )
-    contrast = _uniform(len(images), *ranges.contrast, generator).to(images.device)
-    brightness = _uniform(len(images), *ranges.brightness, generator).to(images.device)
+    contrast = _uniform(len(images), *ranges.contrast, generator, share).to(images.device)
+    brightness = _uniform(len(images), *ranges.brightness, generator, share).to(images.device)
     mean = images.mean(dim=(1, 2, 3))
     # (x - mean) * contrast + mean, then * brightness, as one multiply-add per pixel.
     scale = contrast * brightness
@@ -71,18 +76,20 @@ def _moves(ranges: Augmentation) -> bool:
     return any((ranges.rotation, ranges.flip, ranges.zoom, ranges.shift))
 
 
-def _affine(count: int, ranges: Augmentation, generator: torch.Generator) -> Tensor:
+def _affine(count: int, ranges: Augmentation, generator: torch.Generator, share: Share) -> Tensor:
     """Output-to-input maps in the -1..1 frame of grid_sample, float [N, 2, 3]."""
-    angle = _uniform(count, -ranges.rotation, ranges.rotation, generator) * (math.pi / 180)
-    zoom = _uniform(count, 1 - ranges.zoom, 1 + ranges.zoom, generator)
-    mirrored = torch.rand(count, generator=generator) < ranges.flip
+    angle = _uniform(count, -ranges.rotation, ranges.rotation, generator, share) * (math.pi / 180)
+    zoom = _uniform(count, 1 - ranges.zoom, 1 + ranges.zoom, generator, share)
+    mirrored = share.rand(count, generator) < ranges.flip
     # grid_sample spans 2 over the image, so a shift by share s is 2 s.
-    shift = _uniform(2 * count, -2 * ranges.shift, 2 * ranges.shift, generator).view(count, 2, 1)
+    shift = _uniform(2 * count, -2 * ranges.shift, 2 * ranges.shift, generator, share)
     cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     sign = torch.where(mirrored, -1.0, 1.0)
     turn = torch.stack((cosine * sign, -sine, sine * sign, cosine), dim=1).view(count, 2, 2)
-    return torch.cat((turn, shift), dim=2)
+    return torch.cat((turn, shift.view(count, 2, 1)), dim=2)
 
 
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)
+def _uniform(
+    count: int, low: float, high: float, generator: torch.Generator, share: Share
+) -> Tensor:
+    return low + (high - low) * share.rand(count, generator)

@@ -1,14 +1,19 @@
-"""Training losses: binary cross-entropy, class prototype matching, class similarity alignment.
+"""Distillation losses: class prototype matching and class similarity alignment.
 
 Class means are one matrix product of a label mask with the features; nothing loops over classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Adds a tensor up over the processes that share a batch, with its gradient.
+Gather = Callable[[Tensor], Tensor]
 
 # Far below any feature, yet finite: an excluded column gets probability 0 without inf - inf = NaN.
 _EXCLUDED = -1e9
@@ -29,6 +34,11 @@ class DistillationWeights:
     temperature: float = 4.0
 
 
+def alone(sums: Tensor) -> Tensor:
+    """The sum over one process."""
+    return sums
+
+
 def class_means(values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of `values` over the images that carry each label.
 
@@ -39,9 +49,7 @@ def class_means(values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Means [K, D], zero for a label without images, and the image counts [K].
     """
-    mask = targets.to(values.dtype)
-    counts = mask.sum(0)
-    return mask.T @ values / counts.clamp(min=1).unsqueeze(1), counts
+    return _means(_sums(values, targets))
 
 
 def prototype_matching(
@@ -105,6 +113,7 @@ def distillation(
     teacher_logits: Tensor,
     teacher_targets: Tensor,
     weights: DistillationWeights,
+    gather: Gather = alone,
 ) -> tuple[Tensor, Tensor]:
     """CPM and CSA of an unpaired batch.
 
@@ -116,32 +125,38 @@ def distillation(
         teacher_logits: [M, K]; no gradient flows into them.
         teacher_targets: 0/1 [M, K].
         weights: Strength of both terms.
+        gather: Adds up class sums where several processes share the batch; both terms are then
+            those of the whole batch, the same in every process.
 
     Returns:
         The weighted CPM and CSA, scalars.
     """
-    prototypes_s, counts_s = class_means(aligned, student_targets)
-    prototypes_t, counts_t = class_means(teacher_features.detach(), teacher_targets)
+    student = _sums(torch.cat((aligned, student_logits), dim=1), student_targets)
+    teacher = _sums(torch.cat((teacher_features, teacher_logits), dim=1).detach(), teacher_targets)
+    # One message for both halves. Sums, since a mean of means would weigh an image by how the
+    # others of its class happen to lie on the processes.
+    sums = gather(torch.cat((student, teacher), dim=1))
+    means_s, counts_s = _means(sums[:, : student.shape[1]])
+    means_t, counts_t = _means(sums[:, student.shape[1] :].detach())
     shared = (counts_s > 0) & (counts_t > 0)
-    means_s, _ = class_means(student_logits, student_targets)
-    means_t, _ = class_means(teacher_logits.detach(), teacher_targets)
+    classes = student_logits.shape[1]
+    prototypes_s, answers_s = means_s[:, :-classes], means_s[:, -classes:]
+    prototypes_t, answers_t = means_t[:, :-classes], means_t[:, -classes:]
     temperature = weights.temperature
     cpm = prototype_matching(prototypes_s, prototypes_t, shared, temperature)
-    csa = similarity_alignment(means_s, means_t, shared, temperature)
+    csa = similarity_alignment(answers_s, answers_t, shared, temperature)
     return weights.alpha * cpm, weights.beta * csa
 
 
-def label_loss(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy with logits, mean over images and labels."""
-    return F.binary_cross_entropy_with_logits(
-        logits, targets.to(logits.dtype), pos_weight=pos_weight
-    )
+def _sums(values: Tensor, targets: Tensor) -> Tensor:
+    """Sums of `values` over the images of each label, and their counts, [K, D + 1]."""
+    mask = targets.to(values.dtype)
+    return torch.cat((mask.T @ values, mask.sum(0).unsqueeze(1)), dim=1)
 
 
-def balanced_pos_weight(targets: Tensor, limit: float) -> Tensor:
-    """Negatives per positive of each label, between 1 and `limit`, float [K]."""
-    positives = targets.float().sum(0)
-    return ((len(targets) - positives) / positives.clamp(min=1)).clamp(min=1, max=limit)
+def _means(sums: Tensor) -> tuple[Tensor, Tensor]:
+    counts = sums[:, -1].detach()
+    return sums[:, :-1] / counts.clamp(min=1).unsqueeze(1), counts
 
 
 def _masked_divergence(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qdr_train.data.share import WHOLE, Share
+
 
 class LabelPairing:
     """For each student image a random teacher image with the identical label set, else any.
@@ -26,18 +28,21 @@ class LabelPairing:
         self._order = torch.tensor(order, dtype=torch.long)
         self._start, self._count = torch.tensor(found, dtype=torch.long).view(-1, 2).unbind(1)
 
-    def draw(self, rows: Tensor, each: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, rows: Tensor, each: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Tensor:
         """Teacher rows for a batch.
 
         Args:
             rows: Student rows, int64 [B].
             each: Teacher images for each student image.
             generator: Source of randomness.
+            share: Which part of the batch the rows are.
 
         Returns:
             int64 [B · each].
         """
         rows = rows.repeat_interleave(each)
-        share = torch.rand(len(rows), generator=generator, dtype=torch.float64)
-        within = (share * self._count[rows]).long()
+        where = share.rand(len(rows), generator, torch.float64)
+        within = (where * self._count[rows]).long()
         return self._order[self._start[rows] + within]
