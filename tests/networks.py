@@ -6,7 +6,7 @@ activations are all 0 or all saturated would prove nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -162,6 +162,19 @@ def from_sketch(
                 tensors[f"{node.name}.weight_scale"] = _scale(
                     weight.max(axis=1), scheme.weight_qmax, scheme
                 )
+    return of_graph(Graph(tuple(nodes)), tensors, name, scheme, size, modality, labels)
+
+
+def of_graph(
+    graph: Graph,
+    tensors: Mapping[str, NDArray[np.float32]],
+    name: str = "net",
+    scheme: QuantScheme | None = EXACT,
+    size: int = SIZE,
+    modality: str = "fundus",
+    labels: LabelSet = LABELS,
+) -> Checkpoint:
+    """A checkpoint of a finished graph."""
     return Checkpoint(
         name=f"test-{name}",
         role="student" if scheme else "teacher",
@@ -171,7 +184,7 @@ def from_sketch(
         labels=labels,
         preprocess=PreprocessSpec(modality=modality, size=size),
         scheme=scheme,
-        graph=Graph(tuple(nodes)),
+        graph=graph,
         tensors=tensors,
         provenance={"recipe_sha256": "0" * 64, "seed": 0},
     )

@@ -21,12 +21,12 @@ from qdr_train.quant.network import accumulator_bounds, max_accumulator
 from qdr_train.quant.qat import (
     float_form,
     is_prepared,
-    power_of_two_above,
     prepare_qat,
     reference_form,
     set_phase,
     to_network,
 )
+from qdr_train.quant.quantizers import power_of_two_above
 
 LABELS = 5
 
@@ -363,7 +363,7 @@ def weighted(
     scale = s.reshape(-1, *[1] * (w.ndim - 1))
     q_w = np.clip(np.rint(w / scale), -scheme.weight_qmax, scheme.weight_qmax).astype(np.int64)
     step = input_scale * s.astype(np.float64)
-    q_b = np.rint(b / step).astype(np.int64)
+    q_b = np.rint(b / step.astype(np.float32).astype(np.float64)).astype(np.int64)
     if node.op == "linear":
         logits: NDArray[np.float64] = (x @ q_w.T + q_b) * step
         return logits

@@ -213,8 +213,9 @@ class StageRun:
         network = self._trainee.network
         network.load_state_dict(load_state(self._work.folder, BEST_FLOAT)[0])
         torch.manual_seed(self._seed("prepare"))
-        prepared = qat.prepare_qat(network, self._recipe.quant_scheme()).to(self._work.device)
-        prepared.eval()
+        settings = cast(StudentStage, self._student).quantization
+        prepared = qat.prepare_qat(network, self._recipe.quant_scheme(), settings)
+        prepared.to(self._work.device).eval()
         qat.set_phase(prepared, observers=True, bn_frozen=True)
         predict(prepared, self._calibration(), self._work.device)
         self._trainee = self._compose(prepared, cast(StudentStage, self._student).qat_optimizer)
@@ -330,9 +331,11 @@ class StageRun:
             (int(best[0]), float(best[1])) if best else None,
         )
         if self._progress.quantized:
-            scheme = self._recipe.quant_scheme()
-            prepared = qat.prepare_qat(self._trainee.network, scheme).to(self._work.device)
-            self._trainee = self._compose(prepared, cast(StudentStage, self._student).qat_optimizer)
+            student = cast(StudentStage, self._student)
+            prepared = qat.prepare_qat(
+                self._trainee.network, self._recipe.quant_scheme(), student.quantization
+            ).to(self._work.device)
+            self._trainee = self._compose(prepared, student.qat_optimizer)
         self._trainee.network.load_state_dict(of_prefix("network", tensors))
         self._aligns.load_state_dict(of_prefix("aligns", tensors))
         unpack_optimizer(

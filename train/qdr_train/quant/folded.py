@@ -8,6 +8,8 @@ reference on the CPU: a GPU may pick a convolution algorithm that is not exact.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,10 +33,12 @@ class Requantize(nn.Module):
         self.scale = scale
         self.qmin = scheme.activation_qmin
         self.qmax = scheme.activation_qmax
+        self.power_of_two = scheme.power_of_two
 
     def forward(self, x: Tensor) -> Tensor:
         codes = torch.round(x / self.scale).clamp(self.qmin, self.qmax)
-        return (codes * self.scale).to(torch.float32)
+        # A code times a free scale is no float32, and a later sum would inherit the error.
+        return (codes * self.scale).to(torch.float32 if self.power_of_two else torch.float64)
 
 
 class WeightQuantization:
@@ -93,7 +97,8 @@ class FoldedLayer(nn.Module):
             raise RuntimeError("a float layer has no integer form")
         codes = quantization.codes(self.weight)
         accumulator_scale = quantization.scale.double() * input_scale
-        bias_codes = torch.round(self.bias.double() / accumulator_scale)
+        # An exported bias stores its scale, so its grid is the product rounded to float32.
+        bias_codes = torch.round(self.bias.double() / accumulator_scale.float().double())
         bound = codes.double().abs().flatten(1).sum(1) * 128 + bias_codes.abs()
         # Free scales need float64 for the products that follow, and very wide layers for the sum.
         exact = quantization.power_of_two and float(bound.max()) < EXACT_FLOAT32
@@ -120,8 +125,9 @@ class FoldedLayer(nn.Module):
             y = total * scale.view(-1, *[1] * (total.ndim - 2))
         if self.relu:
             y = torch.relu(y)
-        result: Tensor = self.output_quantizer(y)
-        return result.to(torch.float32)
+        if isinstance(self.output_quantizer, Requantize):
+            return cast(Tensor, self.output_quantizer(y))
+        return y.to(torch.float32)
 
 
 class FoldedConv2d(FoldedLayer):

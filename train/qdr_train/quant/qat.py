@@ -1,9 +1,9 @@
 """Quantization-aware training, and what comes out of it.
 
-The only file that touches `torch.ao.quantization`, which torch has announced it will remove: moving
-to its successor is a change of this file. A prepared network computes with fake quantization from
-its first step; `reference_form` is the network that ships, with BatchNorm folded and every number
-an integer, and every validation figure comes from it.
+This file and quantizers.py alone touch `torch.ao.quantization`, which torch has announced it will
+remove: moving to its successor is a change of these two. A prepared network computes with fake
+quantization from its first step; `reference_form` is the network that ships, with BatchNorm folded
+and every number an integer, and every validation figure comes from it.
 
 Source of the scheme: `qdr_edge.scheme`; of the integer semantics: docs/checkpoint.md.
 """
@@ -22,7 +22,7 @@ import torch.ao.nn.intrinsic as nni
 import torch.ao.nn.intrinsic.qat as nniqat
 import torch.ao.nn.qat as nnqat
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.ao import quantization
 
 from qdr_edge.errors import CheckpointError
@@ -37,13 +37,16 @@ from qdr_train.quant.folded import (
     WeightQuantization,
 )
 from qdr_train.quant.network import Network, accumulator_bounds, trace
+from qdr_train.quant.quantizers import (
+    SMALLEST_SCALE,
+    FakeQuantizeInput,
+    activation_quantizer,
+    output_scale,
+    weight_quantizer,
+)
+from qdr_train.recipe.parts import Quantization
 
 tq: Any = quantization  # most of it carries no types
-
-# A channel whose weights are this much smaller than its layer's largest moves its output by less
-# than one step, and a scale of its own would only blow its bias up past what a sum can hold.
-_CHANNEL_SCALE_RANGE = 2.0**-8
-_SMALLEST_SCALE = 2.0**-20  # a dead layer's
 
 _QAT_LAYERS = (
     nniqat.ConvBn2d,
@@ -62,80 +65,23 @@ _RELU_LAYERS = (
 )
 
 
-def power_of_two_above(scale: Tensor) -> Tensor:
-    """The smallest power of two that is at least `scale`, exactly (no logarithm is rounded)."""
-    mantissa, exponent = torch.frexp(scale)
-    exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
-    return torch.ldexp(torch.ones_like(scale), exponent)
-
-
-class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
-    """The observed range of an activation, as a scale of the scheme."""
-
-    def __init__(self, *, power_of_two: bool, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.power_of_two = power_of_two
-
-    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        scale, zero_point = super().calculate_qparams()
-        scale = scale.clamp(min=_SMALLEST_SCALE)
-        return power_of_two_above(scale) if self.power_of_two else scale, zero_point
-
-
-class _WeightObserver(quantization.MovingAveragePerChannelMinMaxObserver):
-    """The current range of each channel's weights, as a scale of the scheme."""
-
-    def __init__(self, *, power_of_two: bool, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.power_of_two = power_of_two
-
-    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        scale, zero_point = super().calculate_qparams()
-        floor = max(float(scale.max()) * _CHANNEL_SCALE_RANGE, _SMALLEST_SCALE)
-        scale = scale.clamp(min=floor)
-        return power_of_two_above(scale) if self.power_of_two else scale, zero_point
-
-
-class _FakeQuantizeInput(nn.Module):
-    """The input's fixed grid: step 2**-6, so that its code is pixel − 128."""
-
-    def __init__(self, scheme: QuantScheme) -> None:
-        super().__init__()
-        self.range = (scheme.activation_qmin, scheme.activation_qmax)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(x, INPUT_SCALE, 0, *self.range)
-
-
-def prepare_qat(model: nn.Module, scheme: QuantScheme) -> Classifier:
+def prepare_qat(
+    model: nn.Module, scheme: QuantScheme, settings: Quantization | None = None
+) -> Classifier:
     """A copy of a float network that trains with fake quantization.
 
     Args:
         model: A network of `qdr_train.models`, freshly made or trained in float.
         scheme: The numeric policy to train under.
+        settings: Observed or learned scales; None for observed ones.
 
     Returns:
-        The prepared network in training mode: all observers on, BatchNorm live.
+        The prepared network in training mode: all observers on, BatchNorm live. Learned scales
+        are observed in passes without gradients, until the first pass with them.
     """
-    activation = tq.FakeQuantize.with_args(
-        observer=_ActivationObserver,
-        power_of_two=scheme.power_of_two,
-        averaging_constant=0.1,
-        quant_min=scheme.activation_qmin,
-        quant_max=scheme.activation_qmax,
-        dtype=torch.qint8,
-        qscheme=torch.per_tensor_symmetric,
-    )
-    weight = tq.FakeQuantize.with_args(
-        observer=_WeightObserver,
-        power_of_two=scheme.power_of_two,
-        averaging_constant=1.0,
-        quant_min=-scheme.weight_qmax,
-        quant_max=scheme.weight_qmax,
-        dtype=torch.qint8,
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
-    )
+    settings = settings or Quantization()
+    activation = activation_quantizer(scheme, learned=settings.scales == "learned")
+    weight = weight_quantizer(scheme)
     prepared = cast(Any, copy.deepcopy(model).train())
     _lift_zero_gammas(prepared)
     with _deprecation_known():
@@ -149,7 +95,7 @@ def prepare_qat(model: nn.Module, scheme: QuantScheme) -> Classifier:
         for module in prepared.modules():
             # torch.ao leaves pooling and our own modules alone, and their consumers would be float.
             if isinstance(module, Input):
-                module.output_quantizer = _FakeQuantizeInput(scheme)
+                module.output_quantizer = FakeQuantizeInput(scheme)
             elif isinstance(module, Elementwise):
                 module.output_quantizer = activation()
     prepared.scheme = scheme
@@ -163,7 +109,7 @@ def set_phase(
 
     Args:
         model: A prepared network.
-        observers: Scales follow the data; off near the end and in every evaluation.
+        observers: Scales follow the data, or are learned; off near the end and in every evaluation.
         bn_frozen: BatchNorm uses its running statistics, so that folding it changes nothing.
         fake_quant: Off evaluates the same weights in float.
     """
@@ -288,12 +234,12 @@ def _requantize(quantizer: nn.Module, scheme: QuantScheme, where: str) -> Requan
     """The grid a fake quantizer has learnt; None where the output is float."""
     if isinstance(quantizer, nn.Identity):
         return None
-    if isinstance(quantizer, _FakeQuantizeInput):
+    if isinstance(quantizer, FakeQuantizeInput):
         return Requantize(INPUT_SCALE, scheme)
-    observer = cast(Any, quantizer).activation_post_process
-    if not bool(torch.isfinite(observer.max_val).all()):
+    scale = output_scale(quantizer)
+    if scale is None:
         raise _never_observed(where)
-    return Requantize(float(cast(Tensor, quantizer.scale)), scheme)
+    return Requantize(scale, scheme)
 
 
 def _lift_zero_gammas(model: nn.Module) -> None:
@@ -301,7 +247,7 @@ def _lift_zero_gammas(model: nn.Module) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.weight[module.weight == 0] = _SMALLEST_SCALE
+                module.weight[module.weight == 0] = SMALLEST_SCALE
 
 
 def _never_observed(where: str) -> CheckpointError:
