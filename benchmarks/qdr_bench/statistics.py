@@ -151,3 +151,20 @@ def paired_ratio(
     medians = np.median(ratios[picks], axis=1)  # [resamples]
     low, high = np.quantile(medians, [0.025, 0.975])
     return Ratio(float(np.median(ratios)), float(low), float(high), rounds)
+
+
+def exact_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval of a share, which holds for any n and any share.
+
+    Args:
+        count: how often it happened, 0 .. n.
+        n: how often it could have happened, > 0.
+        confidence: two-sided.
+
+    Returns:
+        Lower and upper end, 0 .. 1. Source: Clopper & Pearson 1934.
+    """
+    tail = (1.0 - confidence) / 2.0
+    low = 0.0 if count == 0 else float(special.betaincinv(count, n - count + 1, tail))
+    high = 1.0 if count == n else float(special.betaincinv(count + 1, n - count, 1.0 - tail))
+    return low, high
