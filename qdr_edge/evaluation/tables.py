@@ -136,7 +136,7 @@ def _show_level(
     graded = "graded " if document["gate"]["asked"] else ""
     count = f"{level['graded']} {graded}{unit} of {level['patients']} patients"
     title = f"\n{name} level: {count}; figures × 100"
-    table = _table(title, "figure")
+    table = _table(console, title, "figure")
     forms = [form for form in ("int8", "float") if form in level]
     difference = level["int8_minus_float"]
     for column in (*forms, *(["int8 − float"] if difference else [])):
@@ -175,7 +175,9 @@ def _show_labels(console: Console, shown: Mapping[str, Any], unit: str) -> None:
     for number, group in enumerate(_BY_LABEL):
         if not any(label.get(key) for label in shown["labels"] for key, _ in group):
             continue
-        table = _table(f"\nBy label, n = {shown['images']} {unit}" if number == 0 else "", "label")
+        table = _table(
+            console, f"\nBy label, n = {shown['images']} {unit}" if number == 0 else "", "label"
+        )
         for column in ("n+", *(heading for _, heading in group)):
             table.add_column(column, justify="right")
         for label in shown["labels"]:
@@ -188,7 +190,9 @@ def _show_confusion(
     console: Console, confusion: Sequence[Sequence[int]], codes: Sequence[str], unit: str
 ) -> None:
     total = sum(map(sum, confusion))
-    table = _table(f"\nHighest-scoring label of {total} {unit} with exactly one label", "true")
+    table = _table(
+        console, f"\nHighest-scoring label of {total} {unit} with exactly one label", "true"
+    )
     for code in codes:
         table.add_column(code, justify="right")
     for code, row in zip(codes, confusion, strict=True):
@@ -200,7 +204,7 @@ def _show_referred(
     console: Console, referred: Mapping[str, Any], shown: Mapping[str, Any], unit: str
 ) -> None:
     title = f"\nWith the {referred['rejected']} rejected of {referred['n']} {unit} counted as "
-    table = _table(title + "referred (positive for every label)", "label")
+    table = _table(console, title + "referred (positive for every label)", "label")
     for column in ("n+", "sensitivity", "graded only", "specificity", "graded only"):
         table.add_column(column, justify="right")
     graded = {label["code"]: label for label in shown["labels"]}
@@ -221,7 +225,7 @@ def _show_referred(
 def _show_subgroups(console: Console, column: Mapping[str, Any], unit: str) -> None:
     edges = ", ".join(f"{edge:g}" for edge in column["bin_edges"])
     title = f"\nBy {printable(column['column'])}" + (f", bins at {edges}" if edges else "")
-    table = _table(title, "group")
+    table = _table(console, title, "group")
     for name in (unit, "patients", "mAP", "AUC", "mAP − the rest"):
         table.add_column(name, justify="right")
     for group in column["groups"]:
@@ -240,15 +244,11 @@ def _show_subgroups(console: Console, column: Mapping[str, Any], unit: str) -> N
     )
 
 
-def _table(title: str, first: str) -> Table:
-    table = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        box=None,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-    )
+def _table(console: Console, title: str, first: str) -> Table:
+    # A table's own title is broken at the table's width, which may be a few columns.
+    if title:
+        console.print(Text(title, style="italic"))
+    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
     table.add_column(first, no_wrap=True)
     return table
 
