@@ -262,6 +262,13 @@ def _check_storage(data: Dataset, where: str) -> None:
         raise ImageError(
             found, where=where, expected="PixelData of 8 or 16 bits", fix="export it as PNG"
         )
+    if (high := data.get("HighBit", stored - 1)) != stored - 1:
+        raise ImageError(
+            f"{stored} bits stored below bit {high}",
+            where=where,
+            expected=f"HighBit {stored - 1}, as the standard demands",
+            fix="export it as PNG",
+        )
 
 
 def _encoded(data: Dataset, index: int, frames: int) -> bytes:
@@ -302,21 +309,12 @@ def _check_rle(encoded: bytes, data: Dataset, where: str) -> None:
 
 
 def _decoded(data: Dataset, syntax: str, index: int) -> tuple[NDArray[Any], str]:
-    """Stored values of a frame, and how to read them; unused bits are cleared."""
-    import numpy as np
+    """Stored values of a frame, unused bits cleared, and how to read them."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     pixels, found = get_decoder(UID(syntax)).as_array(data, index=index, raw=True)
-    photometric = str(found["photometric_interpretation"])
-    allocated, stored = 8 * pixels.dtype.itemsize, int(data.BitsStored)
-    if stored < allocated:
-        high = int(data.get("HighBit", stored - 1))
-        # Compressed values are not shifted; uncompressed ones end at the high bit.
-        drop = 0 if UID(syntax).is_compressed else high + 1 - stored
-        # To the top and back: clears what stands above, and keeps the sign of signed values.
-        pixels = np.left_shift(pixels, allocated - stored - drop) >> (allocated - stored)
-    return pixels, photometric
+    return pixels, str(found["photometric_interpretation"])
 
 
 def _gray(

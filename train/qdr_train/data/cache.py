@@ -61,7 +61,7 @@ def open_pixels(
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         files = [sample.file for sample in samples]
         try:
-            hashes = list(pool.map(_fingerprint, files))
+            hashes = list(pool.map(fingerprint, files))
         except OSError as error:
             raise DatasetError(
                 f"cannot read {error.filename}: {error.strerror}",
@@ -87,7 +87,7 @@ def open_pixels(
     return np.memmap(pack, dtype=np.uint8, mode="r", shape=shape)
 
 
-def _fingerprint(file: Path) -> str:
+def fingerprint(file: Path) -> str:
     """Hash of an image's content; the frames of one DICOM file differ by their number."""
     path, frame = split_frame(file)
     return sha256_file(path) if frame is None else f"{sha256_file(path)}#{frame}"

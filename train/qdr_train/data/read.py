@@ -113,6 +113,24 @@ def read_data(
             splits.
     """
     layout = recognise(path)
+    samples = read_unchecked(layout, path, labels, modalities, keep_splits=keep_splits)
+    require_disjoint(samples)
+    return samples
+
+
+def read_unchecked(
+    layout: Layout,
+    path: Path,
+    labels: LabelSet | None = None,
+    modalities: Sequence[str] = (),
+    *,
+    keep_splits: bool = True,
+) -> SampleSet:
+    """As `read_data`, of a known layout, and a patient may stand in two splits.
+
+    Raises:
+        DatasetError: Something in it is wrong.
+    """
     read = layout.read
     if layout is FOLDERS and len(modalities) == 1:
         read = partial(read_folders, modality=modalities[0])
@@ -121,10 +139,7 @@ def read_data(
     samples = read(path, labels)
     if not keep_splits:
         return replace(samples, samples=tuple(replace(s, split="") for s in samples))
-    if layout is MMC_AMD:
-        samples = part_patients(samples)
-    require_disjoint(samples)
-    return samples
+    return part_patients(samples) if layout is MMC_AMD else samples
 
 
 def is_synthetic(path: Path) -> bool:
