@@ -50,6 +50,8 @@ class Node:
         attrs: Integers and pairs of integers, as torch names them; hardsigmoid is x/6 + 1/2.
         activation: "relu" if fused, else "".
         scale: Real value of one step of the int8 output (zero point 0); None for a float output.
+        in_float: In a quantized network, a conv or linear node that multiplies float weights with
+            the real values of its int8 input; its output is int8 like any other.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Node:
     attrs: Mapping[str, int | tuple[int, int]]
     activation: str = ""
     scale: float | None = None
+    in_float: bool = False
 
     def pair(self, attribute: str) -> tuple[int, int]:
         """A two-dimensional attribute (height, width)."""
@@ -73,6 +76,7 @@ class Node:
             "attrs": {k: v if isinstance(v, int) else list(v) for k, v in self.attrs.items()},
             "activation": self.activation,
             "scale": self.scale,
+            **({"in_float": True} if self.in_float else {}),
         }
 
     @classmethod
@@ -86,6 +90,7 @@ class Node:
             attrs,
             value["activation"],
             value["scale"],
+            value.get("in_float", False),
         )
 
 
@@ -94,6 +99,11 @@ class Graph:
     """Nodes in topological order; the last one is the logits."""
 
     nodes: tuple[Node, ...]
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Names of the nodes that a quantized network computes in float."""
+        return tuple(node.name for node in self.nodes if node.in_float)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""
@@ -140,8 +150,16 @@ class Graph:
                 node.activation and node.op not in _RELU_FUSES_INTO
             ):
                 raise CheckpointError(f"activation {node.activation!r} on {node.op}", where=where)
+            if node.in_float and not (quantized and node.op in WEIGHTED):
+                raise CheckpointError(
+                    f"in_float on {node.op}" if quantized else "in_float in a float network",
+                    where=where,
+                    expected=f"a {' or '.join(sorted(WEIGHTED))} node of a quantized network",
+                )
             if node.op in WEIGHTED:
-                expected_tensors |= self._check_weights(node, tensors, quantized=quantized)
+                expected_tensors |= self._check_weights(
+                    node, tensors, quantized=quantized and not node.in_float
+                )
             self._check_scale(node, scales, quantized=quantized)
             scales[node.name] = node.scale
         surplus = set(tensors) - expected_tensors

@@ -67,7 +67,7 @@ class FoldedLayer(nn.Module):
         weight: Folded weight, float32 [Cout, ...].
         bias: Folded bias, float32 [Cout].
         relu: A ReLU follows.
-        quantization: None for a float layer.
+        quantization: None for a layer in float.
         requantize: The output's grid; None for a float output.
     """
 
@@ -91,10 +91,14 @@ class FoldedLayer(nn.Module):
         self.input_scale: float | None = None
 
     def connect(self, input_scale: float) -> None:
-        """Tell the layer its input's scale and store weight and bias as integer codes."""
+        """Tell the layer its input's scale and store weight and bias as integer codes.
+
+        A layer that stays in float takes float64 instead: float32 sums differ with their order.
+        """
         quantization = self.quantization
         if quantization is None:
-            raise RuntimeError("a float layer has no integer form")
+            self.double()
+            return
         codes = quantization.codes(self.weight)
         accumulator_scale = quantization.scale.double() * input_scale
         # An exported bias stores its scale, so its grid is the product rounded to float32.
@@ -114,7 +118,7 @@ class FoldedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.quantization is None:
-            y = self.accumulate(x, self.weight, self.bias)
+            y = self.accumulate(x.to(self.weight.dtype), self.weight, self.bias)
         else:
             if self.input_scale is None:
                 raise RuntimeError("connect() every layer before running the reference")

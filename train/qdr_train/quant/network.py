@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from qdr_edge.errors import CheckpointError
-from qdr_edge.graph import INPUT, Graph, Node
+from qdr_edge.graph import INPUT, WEIGHTED, Graph, Node
 from qdr_edge.scheme import INPUT_SCALE, QuantScheme
 from qdr_train.models.blocks import Elementwise
 from qdr_train.quant.folded import ExactElementwise, FoldedConv2d, FoldedLayer, Requantize
@@ -26,7 +26,7 @@ class Network:
 
     Args:
         graph: Its nodes.
-        tensors: `NODE.weight`, `NODE.bias` and, if quantized, `NODE.weight_scale`, float32.
+        tensors: `NODE.weight`, `NODE.bias` and, if in int8, `NODE.weight_scale`, float32.
         layers: The torch module behind each conv and linear node.
     """
 
@@ -77,7 +77,8 @@ def trace(model: nn.Module) -> Network:
         op, attrs = _operator(module, where)
         scale = _output_scale(module, scales[inputs[0]]) if quantized else None
         activation = "relu" if getattr(module, "relu", False) else ""
-        nodes.append(Node(name, op, inputs, attrs, activation, scale))
+        in_float = quantized and isinstance(module, FoldedLayer) and module.quantization is None
+        nodes.append(Node(name, op, inputs, attrs, activation, scale, in_float))
         names[step], scales[name] = name, scale
         if isinstance(module, FoldedLayer):
             layers[name] = module
@@ -139,7 +140,7 @@ def _tensors(layers: Mapping[str, FoldedLayer]) -> dict[str, NDArray[np.float32]
 def accumulator_bounds(
     graph: Graph, tensors: Mapping[str, NDArray[np.float32]], scheme: QuantScheme
 ) -> dict[str, int]:
-    """The largest magnitude any partial sum can reach, per conv and linear node, for any image.
+    """The largest magnitude any partial sum of integers can reach, per int8 node, for any image.
 
     Below 2**24 float32 arithmetic on the codes is exact; int32 needs it below 2**31.
 
@@ -151,7 +152,7 @@ def accumulator_bounds(
     bounds = {}
     for node in graph.nodes:
         scales[node.name] = node.scale
-        if node.op not in ("conv", "linear"):
+        if node.op not in WEIGHTED or node.in_float:
             continue
         weight = (
             tensors[f"{node.name}.weight"]
@@ -176,4 +177,4 @@ def max_accumulator(
     graph: Graph, tensors: Mapping[str, NDArray[np.float32]], scheme: QuantScheme
 ) -> int:
     """The largest of `accumulator_bounds`."""
-    return max(accumulator_bounds(graph, tensors, scheme).values())
+    return max(accumulator_bounds(graph, tensors, scheme).values(), default=0)
