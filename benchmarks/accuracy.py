@@ -17,6 +17,7 @@ from rich.table import Table
 
 from qdr_bench.evaluation_data import find_table
 from qdr_edge.bundle import Bundle, read_bundle
+from qdr_edge.decision import label_scores
 from qdr_edge.errors import BenchmarkError, QdrError
 from qdr_edge.keys import TrustStore
 from qdr_edge.metrics import Estimate, evaluate, paired_map_difference
@@ -58,9 +59,9 @@ def compare(first: Path, second: Path, data: Path | None, split: str) -> None:
     labels = a.labels.label_set()
     samples = read_csv(table, labels).select(a.modality, split)
     targets, patients = samples.targets(), [sample.patient for sample in samples]
-    logits = [infer(bundle, samples) for bundle in bundles]
+    answers = [label_scores(infer(bundle, samples), labels) for bundle in bundles]
     output = Table("bundle", "n", "patients", "mAP [95 %]", "AUC [95 %]", "mAP of chance")
-    for path, scores in zip((first, second), logits, strict=True):
+    for path, scores in zip((first, second), answers, strict=True):
         result = evaluate(scores, targets, labels, groups=patients)
         output.add_row(
             path.stem,
@@ -70,7 +71,7 @@ def compare(first: Path, second: Path, data: Path | None, split: str) -> None:
             _percent(result.auc),
             f"{100 * result.chance_map:.1f}",
         )
-    difference = paired_map_difference(*logits, targets, patients)
+    difference = paired_map_difference(*answers, targets, patients)
     console = Console()
     console.print(output)
     console.print(f"{first.stem} − {second.stem}: {_percent(difference, signed=True)} mAP points")

@@ -18,6 +18,7 @@ from qdr_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from qdr_edge.cli import app
 from qdr_edge.errors import CheckpointError, ExportError, ParityError
 from qdr_edge.keys import SigningKey, TrustStore
+from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import load_image
 from qdr_edge.runtime import Availability
 from qdr_edge.samples import read_csv, write_csv
@@ -192,6 +193,68 @@ def test_other_images_leave_the_trainer_uncompared(
     assert not exported.proven
 
 
+def test_thresholds_are_fitted_for_what_the_recipe_asked_and_say_what_they_came_to(
+    changed_run: Callable[..., Path],
+    export: Callable[..., Exported],
+    key: SigningKey,
+    tmp_path: Path,
+) -> None:
+    asked = {"target": "sensitivity", "sensitivity": 0.2, "rejection_rate": 0.1}
+    folder = changed_run(lambda made: replace(made, operating_point=asked))
+    exported = export(folder, tmp_path / "out")
+    bundle = read_bundle(exported.bundle, trust=TrustStore.of(key.public))
+    decision = bundle.manifest.decision
+    _, (student,) = find_students(folder)
+    positives = student.samples.select(split="val").targets().sum(axis=0)
+    assert decision.rejection_rate == "0.1"
+    assert {t.reached for t in decision.thresholds} == {True, False}
+    for threshold, count in zip(decision.thresholds, positives, strict=True):
+        assert threshold.fitted_for == "sensitivity >= 0.2 by its lower 95 % bound"
+        assert (threshold.positives, threshold.split) == (count, "val")
+        if threshold.reached:
+            assert float(threshold.lower_bound or 0) >= 0.2
+        elif count:
+            assert threshold.sensitivity == "1.0"
+    assert b"Target not shown, for want of positives" in bundle.entries["model_card.md"]
+    parity = json.loads(exported.parity_file.read_bytes())
+    assert parity["operating_point"]["target"] == "sensitivity"
+
+
+def test_exclusive_labels_keep_their_softmax_all_the_way_to_the_device(
+    changed_run: Callable[..., Path],
+    export: Callable[..., Exported],
+    key: SigningKey,
+    tmp_path: Path,
+) -> None:
+    def exclusive(made: Checkpoint) -> Checkpoint:
+        labels = LabelSet.custom(made.labels.codes, exclusive=True)
+        return replace(made, labels=labels, provenance={"data_sha256": samples.sha256})
+
+    folder = changed_run(lambda made: made)
+    every = read_csv(folder / "data.csv")
+    # Each image keeps its first label only.
+    single = [replace(s, labels=np.eye(11, dtype=np.uint8)[s.labels.argmax()]) for s in every]
+    samples = replace(every, samples=tuple(single))
+    write_csv(folder / "data.csv", samples)
+    stage = folder / "student-fundus"
+    save_checkpoint(stage, exclusive(load_checkpoint(stage)))
+    exported = export(folder, tmp_path / "out")
+    assert exported.proven
+    trust = TrustStore.of(key.public)
+    with qdr_edge.load(exported.bundle, target="ort-x86", threads=1, trust=trust) as screener:
+        assert screener.bundle.manifest.labels.exclusive
+        looks = [screener.look(sample.file) for sample in samples.select("fundus", "test")]
+        graded = [look for look in looks if look.logits is not None]
+        assert graded
+        for look in graded:
+            assert sum(label.probability for label in look.decision.labels) == pytest.approx(1)
+            z = np.asarray(look.logits, np.float64)
+            for k, label in enumerate(look.decision.labels):
+                odds = z[k] - np.logaddexp.reduce(np.delete(z, k))
+                assert label.score == pytest.approx(odds)
+                assert label.positive == (label.score >= screener.rule.logit_thresholds[k])
+
+
 def test_a_teacher_is_refused(run: Path) -> None:
     stage = run.parent / "teacher-run"
     save_checkpoint(stage, checkpoint("student", scheme=None))
@@ -213,7 +276,9 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "out"
     arguments = ["export", str(run / "student-fundus"), "--out", str(out), "--target", "ort-x86"]
-    result = CliRunner().invoke(app, [*arguments, "--threads", "1", "--name", "mine"])
+    result = CliRunner().invoke(
+        app, [*arguments, "--threads", "1", "--name", "mine", "--target-sensitivity", "0.93"]
+    )
     assert result.exit_code == 0, result.output
     assert "development key was made" in result.output
     assert "bit-equal" in result.output
@@ -222,9 +287,12 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "mine-fundus.parity.json",
         "mine-fundus.qdr",
     ]
+    assert "thresholds fitted for sensitivity >= 0.93 by its lower 95 % bound" in result.output
+    assert "its threshold catches them all" in result.output
     bundle = read_bundle(
         out / "mine-fundus.qdr", trust=TrustStore.from_folder(tmp_path / "home" / "trust")
     )
+    assert not any(threshold.reached for threshold in bundle.manifest.decision.thresholds)
     (tmp_path / "canonical.onnx").write_bytes(bundle.entries["network/canonical.onnx"])
     lint = CliRunner().invoke(
         app, ["lint", str(tmp_path / "canonical.onnx"), "--target", "tensorrt"]
