@@ -484,11 +484,16 @@ def test_survey_tells_what_is_there_and_what_cannot_be_used(tmp_path: Path) -> N
     folder = clinic(tmp_path / "clinic")
     (folder / "cut.dcm").write_bytes(SEEDS["native"][:100])
     (folder / "who.dcm").write_bytes(dicom_bytes(dicom(RGB, "RGB", PatientID="")))
-    rows, problems = survey(folder)
-    assert [row[1:] for row in rows] == [
-        ["fundus", "Explicit VR Little Endian", "3", "3", "3", "L 1, R 1, unknown 1"],
-        ["oct", "Explicit VR Little Endian", "1", "5", "1", "L 1"],
-    ]
+    lines, problems = survey(folder)
+    photos, volumes = lines
+    assert photos == (
+        "Ophthalmic Photography 8 Bit Image Storage (fundus), Explicit VR Little Endian: "
+        "3 files, 3 frames, 3 patients, eyes L 1, R 1, unknown 1"
+    )
+    assert volumes == (
+        "Ophthalmic Tomography Image Storage (oct), Explicit VR Little Endian: "
+        "1 files, 5 frames, 1 patients, eyes L 1"
+    )
     assert len(problems) == 2
     assert "cut.dcm" in problems[0]
     assert "who.dcm: no PatientID" in problems[1]

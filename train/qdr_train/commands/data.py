@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -63,11 +63,15 @@ def check(
 
     from qdr_edge.errors import DatasetError
     from qdr_train.data.check import check_data
+    from qdr_train.data.dicom import survey
     from qdr_train.data.read import DICOM, recognise
 
     console = Console(highlight=False)
     if recognise(source) is DICOM:
-        _print_survey(source, console)
+        lines, problems = survey(source)
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)
+        _print_problems(problems, console)
         DICOM.read(source, None)  # always refuses, and says why
     with _bar("reading images") as progress:
         report = check_data(
@@ -79,8 +83,7 @@ def check(
         )
     _print_report(report.layout, report.samples, console)
     if report.problems:
-        for problem in report.problems:
-            console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+        _print_problems(report.problems, console)
         raise DatasetError(
             f"{len(report.problems)} problems, see above",
             where=str(source),
@@ -195,6 +198,11 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def _print_problems(problems: Sequence[str], console: Console) -> None:
+    for problem in problems:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+
+
 def _print_report(layout: str, samples: SampleSet, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -217,26 +225,6 @@ def _print_report(layout: str, samples: SampleSet, console: Console) -> None:
     labels.add_column("label")
     for part in found:
         labels.add_column(f"{part.modality} {part.split}".strip(), justify="right")
-    for row, (code, name) in enumerate(
-        zip(samples.labels.codes, samples.labels.names, strict=True)
-    ):
-        title = code if code == name else f"{code} {name}"
-        labels.add_row(Text(title), *(str(part.labels[row]) for part in found))
+    for row, code in enumerate(samples.labels.codes):
+        labels.add_row(Text(code), *(str(part.labels[row]) for part in found))
     console.print(labels)
-
-
-def _print_survey(source: Path, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from qdr_train.data.dicom import survey
-
-    rows, problems = survey(source)
-    table = Table(box=None, padding=(0, 2))
-    for column in ("DICOM", "modality", "transfer syntax", "files", "frames", "patients", "eyes"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    for problem in problems:
-        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)

@@ -97,12 +97,11 @@ def read_facts(path: Path) -> Facts:
     return explained(lambda: _facts(path), where)
 
 
-def survey(path: Path) -> tuple[list[list[str]], list[str]]:
-    """What lies in a folder: rows for a table, and the problems.
+def survey(path: Path) -> tuple[list[str], list[str]]:
+    """What lies in a folder.
 
     Returns:
-        Rows of kind, modality, transfer syntax, files, frames, patients and eyes; and one line
-        for each file that cannot be used.
+        One line for each kind of file, and one for each file that cannot be used.
     """
     groups: dict[tuple[str, str, str], list[Facts]] = defaultdict(list)
     problems = []
@@ -115,13 +114,16 @@ def survey(path: Path) -> tuple[list[list[str]], list[str]]:
         groups[facts.kind, facts.modality or "unknown", facts.syntax].append(facts)
         if not facts.patient:
             problems.append(f"{file}: no PatientID; fill in the column patient yourself")
-    rows = []
-    for group, members in sorted(groups.items()):
+    lines = []
+    for (kind, modality, syntax), members in sorted(groups.items()):
         eyes = Counter(eye or "unknown" for facts in members for eye in set(facts.eyes))
-        numbers = (len(members), sum(f.frames for f in members), len({f.patient for f in members}))
         sides = ", ".join(f"{eye} {count}" for eye, count in sorted(eyes.items()))
-        rows.append([*group, *map(str, numbers), sides])
-    return rows, problems
+        lines.append(
+            f"{kind} ({modality}), {syntax}: {len(members)} files, "
+            f"{sum(f.frames for f in members)} frames, {len({f.patient for f in members})} "
+            f"patients, eyes {sides}"
+        )
+    return lines, problems
 
 
 def label_table(path: Path) -> tuple[str, int]:
