@@ -14,6 +14,7 @@ from qdr_edge.errors import CheckpointError, DatasetError, OutputError, RecipeEr
 from qdr_edge.samples import read_csv
 from qdr_train.engine import program, stage
 from qdr_train.engine.program import Options
+from qdr_train.engine.selection import mean_average_precision
 from qdr_train.recipe import Recipe
 from qdr_train.recipe.files import load_recipe
 from tests.eyes import CODES, write_eyes, write_recipe
@@ -95,7 +96,7 @@ def test_probe_rows_are_val_then_test_and_prove_real_fake_quantization(run: Path
     assert not np.allclose(student.probe["qat_logits"], student.probe["float_logits"], atol=1e-4)
     assert student.validation["form"] == "reference"
     val = len(samples.select(split="val"))
-    measured = stage.mean_average_precision(
+    measured = mean_average_precision(
         student.probe["reference_logits"][:val], samples.select(split="val").targets()
     )
     assert student.validation["map"]["value"] == pytest.approx(measured)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from qdr_train.distill.losses import (
     DistillationWeights,
-    balanced_pos_weight,
     class_means,
     distillation,
-    label_loss,
 )
 
 WEIGHTS = DistillationWeights(alpha=2.0, beta=1.0, temperature=4.0)
@@ -137,12 +135,3 @@ def test_class_means_count_each_label_of_an_image() -> None:
     means, counts = class_means(values, torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0]]))
     assert means[:, 0].tolist() == [3.0, 6.5, 0.0]
     assert counts.tolist() == [2, 2, 0]
-
-
-def test_balanced_pos_weight_is_capped_and_used() -> None:
-    targets = torch.tensor([[1, 0]] * 1 + [[0, 1]] * 3 + [[0, 0]] * 16)
-    weight = balanced_pos_weight(targets, limit=8.0)
-    assert weight.tolist() == pytest.approx([8.0, 17 / 3])
-    logits = torch.zeros(1, 2)
-    heavy = label_loss(logits, torch.tensor([[1, 0]]), weight)
-    assert heavy.item() == pytest.approx((8 + 1) / 2 * 0.6931472)

@@ -17,10 +17,10 @@ from qdr_train.data.images import Images, network_input, predict
 from qdr_train.distill.guide import Guide, StudentBatch, alignment
 from qdr_train.distill.pairing import LabelPairing
 from qdr_train.engine.logs import LOG_FILE, RunLog
+from qdr_train.engine.progress import Progress
 from qdr_train.engine.provenance import derive_seed
 from qdr_train.engine.schedule import build_optimizer, learning_rate, plateau_factor
 from qdr_train.engine.selection import mean_average_precision
-from qdr_train.engine.stage import Progress
 from qdr_train.engine.state import load_state, pack_optimizer, save_state, unpack_optimizer
 from qdr_train.models import Classifier, build
 from qdr_train.recipe import Distill, Optimizer
@@ -107,8 +107,9 @@ def test_guide_teaches_the_student_and_stays_frozen(views: str, same: bool) -> N
     )
     align = alignment(student.feature_dim, guide.feature_dim)
     losses = guide.losses(student_batch(images, student), align, torch.Generator().manual_seed(0))
-    assert set(losses) == ({"cpm", "csa", "soft"} if same else {"cpm", "csa"})
-    torch.stack(list(losses.values())).sum().backward()
+    assert set(losses.student) == ({"cpm", "csa", "soft"} if same else {"cpm", "csa"})
+    assert losses.teacher is None
+    torch.stack(list(losses.student.values())).sum().backward()
     assert student.head.weight.grad is not None
     assert student.backbone.get_submodule("stem")[0].weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in teacher.parameters())
@@ -131,7 +132,7 @@ def test_fixed_and_augmented_views_agree_where_nothing_moves() -> None:
         torch.manual_seed(0)
         align = alignment(student.feature_dim, guide.feature_dim)
         batch = student_batch(images, student)
-        found.append(guide.losses(batch, align, torch.Generator().manual_seed(3)))
+        found.append(guide.losses(batch, align, torch.Generator().manual_seed(3)).student)
     for name in ("cpm", "csa"):
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-6)
 
@@ -201,9 +202,9 @@ def test_log_is_plain_without_a_terminal_and_drops_a_torn_line(tmp_path: Path) -
     with RunLog(tmp_path, Console(file=text)) as log, log.bar("x") as bar:
         bar(1, 2)
         log.say("[not markup]")
-        log.epoch("stage", 1, {"loss": float("nan"), "val_map": 0.5, "phase": "qat"})
+        log.epoch("stage", 1, {"val_map": None, "loss": 0.5, "phase": "qat"})
     lines = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
     assert [line["event"] for line in lines] == ["old", "epoch"]
-    assert lines[1]["loss"] is None
+    assert lines[1]["val_map"] is None
     assert text.getvalue() == "[not markup]\n"
     assert list((tmp_path / "tb").iterdir())

@@ -1,19 +1,32 @@
-"""A frozen teacher beside a student: which images it explains, and what its answers cost."""
+"""A teacher beside a student: which images it explains, and what its answers cost the student.
+
+No gradient of the student's losses ever reaches a teacher. One that goes on learning does so from
+the labels of the images it explains.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdr_train.data.augment import Augmentation, augment
 from qdr_train.data.images import PREDICT_BATCH, Images, network_input
 from qdr_train.distill.losses import DistillationWeights, distillation
+from qdr_train.distill.objective import LabelLoss
 from qdr_train.distill.pairing import LabelPairing
 from qdr_train.models import Classifier
 from qdr_train.recipe import Distill
+
+Answer = Callable[[Classifier, Tensor], tuple[Tensor, Tensor]]
+"""Features [N, D] and logits [N, K] that a network gives to a view [N, 3, S, S] on 0..255."""
+
+
+def plain_answer(network: Classifier, view: Tensor) -> tuple[Tensor, Tensor]:
+    """In float32."""
+    return network.forward_features(network_input(view))
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,19 @@ class StudentBatch:
     targets: Tensor
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """What a teacher's half of a batch costs.
+
+    Args:
+        student: The weighted losses of the student, by name.
+        teacher: The label loss of a teacher that learns; None if it is frozen.
+    """
+
+    student: dict[str, Tensor]
+    teacher: Tensor | None
+
+
 def alignment(student_dim: int, teacher_dim: int) -> nn.Module:
     """The alignment MLP: student features to the teacher's space; thrown away after training."""
     return nn.Sequential(
@@ -47,19 +73,22 @@ def alignment(student_dim: int, teacher_dim: int) -> nn.Module:
 
 
 class Guide:
-    """One frozen teacher.
+    """One teacher.
 
     With "fixed" views its answers to the unaugmented training images are computed once and looked
     up afterwards: a step then costs no teacher forward at all.
 
     Args:
-        teacher: Float network in evaluation mode.
+        teacher: The float network that answers.
         images: The teacher's training images.
         views: Its augmentation, used with augmented views.
         student: The student's training images.
         same_modality: The teacher sees the student's own images.
         settings: Weights and views.
         device: Where it computes.
+        learner: The network that goes on learning: `teacher` itself, or the one whose moving
+            average `teacher` is; None for a frozen teacher.
+        objective: Label loss of the learner; also says whether labels exclude each other.
     """
 
     def __init__(
@@ -72,13 +101,21 @@ class Guide:
         same_modality: bool,
         settings: Distill,
         device: torch.device,
+        learner: Classifier | None = None,
+        objective: LabelLoss | None = None,
     ) -> None:
-        self._teacher = teacher.eval().requires_grad_(False)
+        self._teacher = teacher
+        self._learner = learner
+        if learner is not teacher:
+            teacher.eval().requires_grad_(False)
+        if learner is not None:
+            learner.train().requires_grad_(True)
         self._images = images
         self._views = views
         self._same = same_modality
         self._settings = settings
         self._device = device
+        self._objective = objective or LabelLoss()
         self._weights = DistillationWeights(settings.alpha, settings.beta, settings.temperature)
         self._pairing = LabelPairing(student.targets, images.targets)
         self._table: tuple[Tensor, Tensor] | None = None
@@ -89,10 +126,21 @@ class Guide:
         return self._teacher.feature_dim
 
     def losses(
-        self, batch: StudentBatch, align: nn.Module, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """CPM, CSA and soft-label loss of a batch, weighted."""
-        features, logits, targets = self._answers(batch, generator)
+        self,
+        batch: StudentBatch,
+        align: nn.Module,
+        generator: torch.Generator,
+        answer: Answer = plain_answer,
+    ) -> Guidance:
+        """CPM, CSA and soft-label loss of a batch, weighted, and the teacher's own loss.
+
+        Args:
+            batch: What the student made of its images.
+            align: Alignment MLP of this teacher.
+            generator: Source of pairs and views.
+            answer: How a network is asked; in mixed precision, for example.
+        """
+        features, logits, targets, own = self._answers(batch, generator, answer)
         cpm, csa = distillation(
             align(batch.features),
             batch.logits,
@@ -104,14 +152,14 @@ class Guide:
         )
         found = {"cpm": cpm, "csa": csa}
         if self._same and self._settings.soft_labels:
-            soft = F.binary_cross_entropy_with_logits(batch.logits, torch.sigmoid(logits))
+            soft = self._objective.against_answers(batch.logits, logits)
             found["soft"] = self._settings.soft_labels * soft
-        return found
+        return Guidance(found, own)
 
     def _answers(
-        self, batch: StudentBatch, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, logits and targets of the teacher's half of the batch."""
+        self, batch: StudentBatch, generator: torch.Generator, answer: Answer
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Features, logits and targets of the teacher's half of the batch; the teacher's loss."""
         rows = batch.rows
         if not self._same:
             rows = self._pairing.draw(rows, self._settings.teacher_images, generator)
@@ -120,20 +168,24 @@ class Guide:
             if self._table is None:
                 self._table = self._explain_all()
             features, logits = (part[rows.to(self._device)] for part in self._table)
-            return features, logits, targets
+            return features, logits, targets, None
         view = batch.view
         if not self._same:
             view = augment(self._images.take(rows).to(self._device), self._views, generator)
-        with torch.no_grad():
-            features, logits = self._teacher.forward_features(network_input(view))
-        return features, logits, targets
+        own = None
+        if self._learner is not None:
+            features, logits = answer(self._learner, view)
+            own = self._objective(logits, targets)
+        if self._learner is not self._teacher:
+            with torch.no_grad():
+                features, logits = answer(self._teacher, view)
+        return features.detach(), logits.detach(), targets, own
 
     def _explain_all(self) -> tuple[Tensor, Tensor]:
+        """In float32 in every phase: a resumed run must look up the same answers."""
         with torch.no_grad():
             parts = [
-                self._teacher.forward_features(
-                    network_input(self._images.take(chosen).to(self._device))
-                )
+                plain_answer(self._teacher, self._images.take(chosen).to(self._device))
                 for chosen in torch.split(torch.arange(len(self._images)), PREDICT_BATCH)
             ]
         return torch.cat([f for f, _ in parts]), torch.cat([logits for _, logits in parts])

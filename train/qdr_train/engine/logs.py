@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -60,16 +59,24 @@ class RunLog:
         self._file.write(json.dumps(entry, default=str) + "\n")
         self._file.flush()
 
-    def epoch(self, stage: str, epoch: int, values: Mapping[str, float | str]) -> None:
-        """The figures of one epoch, to log.jsonl and TensorBoard."""
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
-        self.event("epoch", stage=stage, epoch=epoch, **finite)
-        for key, value in finite.items():
+    def epoch(self, stage: str, epoch: int, figures: Mapping[str, float | str | None]) -> None:
+        """The finite figures of one epoch, None where unknown, to log.jsonl and TensorBoard."""
+        writer = self._tensorboard()
+        for key, value in figures.items():
             if isinstance(value, (int, float)):
-                self._tensorboard().add_scalar(f"{stage}/{key}", value, epoch)
+                writer.add_scalar(f"{stage}/{key}", value, epoch)
+        # Flushed in every epoch, and before log.jsonl: what that knows, TensorBoard has.
+        writer.flush()
+        self.event("epoch", stage=stage, epoch=epoch, **figures)
+
+    def repair(self, stage: str, epoch: int, figures: Mapping[str, float | str | None]) -> None:
+        """Write an epoch that was trained and saved, but not logged before a kill."""
+        for line in (self._folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            known = (entry.get("event"), entry.get("stage"), entry.get("epoch"))
+            if known == ("epoch", stage, epoch):
+                return
+        self.epoch(stage, epoch, figures)
 
     @contextmanager
     def bar(self, description: str) -> Iterator[Advance]:

@@ -1,95 +1,100 @@
-"""One epoch of training: batches in, gradients through, mean losses out."""
+"""One epoch of training: batches in, gradients through, mean losses out.
+
+Where several processes share the work, four places matter, and each exists once: the order of an
+epoch and its cut into parts (`epoch_order` and `steps_of` in data/sampling.py, used in
+`train_epoch`), the moment when all gradients of a step are there (`_update`), validation
+(`StageRun._validate`), and writing (`StageRun._keep` and `_save`, RunLog, program.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qdr_train.data.augment import Augmentation, augment
-from qdr_train.data.images import Images, network_input
-from qdr_train.distill.guide import Guide, StudentBatch
-from qdr_train.distill.losses import label_loss
+from qdr_train.data.images import Images
+from qdr_train.data.sampling import epoch_order, steps_of
+from qdr_train.distill.guide import StudentBatch
+from qdr_train.engine.learner import Trainee
 from qdr_train.engine.schedule import set_learning_rate
-from qdr_train.models import Classifier
-
-
-class Trainee:
-    """What learns in a stage: a network, one alignment MLP for each guide, their optimizer.
-
-    Args:
-        network: Float, or prepared for QAT.
-        guides: Teachers; none for training on labels alone.
-        aligns: As many as guides.
-        optimizer: Over all of them.
-    """
-
-    def __init__(
-        self,
-        network: Classifier,
-        guides: Sequence[Guide],
-        aligns: nn.ModuleList,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.network = network
-        self.guides = tuple(guides)
-        self.aligns = aligns
-        self.optimizer = optimizer
-
-    def parameters(self) -> list[Tensor]:
-        """All parameters that learn."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+from qdr_train.recipe import Stage
 
 
 def train_epoch(
     trainee: Trainee,
     images: Images,
-    views: Augmentation,
+    stage: Stage,
     *,
-    batch: int,
     learning_rate: Callable[[float], float],
-    clip_norm: float,
-    pos_weight: Tensor | None,
-    device: torch.device,
     generator: torch.Generator,
     progress: Callable[[int, int], None],
 ) -> dict[str, float]:
-    """Show every training image once; the incomplete last batch is left for another epoch.
+    """One pass over the training images; the incomplete last batch is left for another epoch.
 
     Args:
         trainee: What learns; the caller has put it into its training phase.
         images: Training images.
-        views: Augmentation.
-        batch: Images a step.
+        stage: Batch, parts, sampler, views.
         learning_rate: From the share of the epoch done, 0..1, to the rate of the next step.
-        clip_norm: Largest gradient norm; 0 for no limit.
-        pos_weight: Of the label loss, [K].
-        device: Where to compute.
         generator: Source of order, views and pairs.
         progress: Called with (steps done, steps).
 
     Returns:
-        Mean of each loss over the epoch, and their sum as "loss".
+        Mean of each loss over the epoch; "loss" is the sum of the student's, "teacher" the label
+        loss of teachers that learn.
     """
-    order = torch.randperm(len(images), generator=generator)
-    batch = min(batch, len(images))
-    steps = len(images) // batch
+    order = epoch_order(images.targets, stage.sampler, generator)
+    steps = steps_of(order, stage.batch, stage.accumulate)
+    views = stage.views.ranges(stage.modality)
     totals: dict[str, Tensor] = {}
-    for step in range(steps):
-        set_learning_rate(trainee.optimizer, learning_rate(step / steps))
-        rows = order[step * batch : (step + 1) * batch]
-        losses = _losses(trainee, images, rows, views, pos_weight, device, generator)
+    for done, parts in enumerate(steps):
+        for learner in trainee.learners:
+            set_learning_rate(learner.optimizer, learning_rate(done / len(steps)))
+            learner.optimizer.zero_grad(set_to_none=True)
+        for name, value in gradients(trainee, images, parts, views, generator).items():
+            totals[name] = totals[name] + value if name in totals else value
+        _update(trainee)
+        progress(done + 1, len(steps))
+    return {name: float(total) / len(steps) for name, total in totals.items()}
+
+
+def gradients(
+    trainee: Trainee,
+    images: Images,
+    parts: tuple[Tensor, ...],
+    views: Augmentation,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Add up the gradients of a step's parts, each weighed by its share of the images.
+
+    Returns:
+        The losses of the step, without gradient.
+    """
+    count = sum(len(rows) for rows in parts)
+    totals: dict[str, Tensor] = {}
+    for rows in parts:
+        losses, teachers = _losses(trainee, images, rows, views, generator)
         loss = torch.stack(list(losses.values())).sum()
-        trainee.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if clip_norm:
-            nn.utils.clip_grad_norm_(trainee.parameters(), clip_norm)
-        trainee.optimizer.step()
-        for name, value in {"loss": loss, **losses}.items():
-            totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach()
-        progress(step + 1, steps)
-    return {name: float(total) / steps for name, total in totals.items()}
+        # A teacher shares no weight and no gradient with the student: one way back serves both.
+        everything = torch.stack([loss, *teachers]).sum()
+        share = len(rows) / count
+        trainee.precision.backward(everything * share)
+        shown = {"loss": loss, **losses}
+        if teachers:
+            shown["teacher"] = torch.stack(teachers).mean()
+        for name, value in shown.items():
+            part = value.detach() * share
+            totals[name] = totals[name] + part if name in totals else part
+    return totals
+
+
+def _update(trainee: Trainee) -> None:
+    """Step all optimizers. Here the gradients of the whole batch are ready, none is used yet."""
+    for learner in trainee.learners:
+        learner.step(trainee.precision)
+    trainee.precision.end_step()
 
 
 def _losses(
@@ -97,18 +102,22 @@ def _losses(
     images: Images,
     rows: Tensor,
     views: Augmentation,
-    pos_weight: Tensor | None,
-    device: torch.device,
     generator: torch.Generator,
-) -> dict[str, Tensor]:
-    view = augment(images.take(rows).to(device), views, generator)
-    targets = images.targets[rows].to(device)
-    features, logits = trainee.network.forward_features(network_input(view))
-    losses = {"bce": label_loss(logits, targets, pos_weight)}
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The student's losses by name, and the label loss of each teacher that learns."""
+    view = augment(images.take(rows).to(trainee.device), views, generator)
+    targets = images.targets[rows].to(trainee.device)
+    answer = trainee.precision.answer
+    features, logits = answer(trainee.student.network, view)
+    losses = {"label": trainee.objective(logits, targets)}
+    teachers = []
     seen = StudentBatch(rows, view, features, logits, targets)
     for guide, align in zip(trainee.guides, trainee.aligns, strict=True):
-        for name, value in guide.losses(seen, align, generator).items():
+        guidance = guide.losses(seen, align, generator, answer)
+        if guidance.teacher is not None:
+            teachers.append(guidance.teacher)
+        for name, value in guidance.student.items():
             # The mean over guides: a second teacher must not double the weight.
             share = value / len(trainee.guides)
             losses[name] = losses[name] + share if name in losses else share
-    return losses
+    return losses, teachers

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from qdr_edge.checkpoint import CHECKPOINT_FILE, PROBE_SPLITS, Checkpoint, save_checkpoint
-from qdr_edge.files import make_folder, sha256_file
+from qdr_edge.checkpoint import PROBE_SPLITS
+from qdr_edge.errors import RecipeError
+from qdr_edge.files import make_folder
+from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec
 from qdr_train.data.cache import open_pixels
-from qdr_train.data.images import Images, images_of, predict
+from qdr_train.data.exclusive import with_exclusive
+from qdr_train.data.images import Images, images_of
 from qdr_train.data.read import is_synthetic, read_data
 from qdr_train.data.splits import require_splits, split_samples, thin_out
-from qdr_train.distill.guide import Guide
 from qdr_train.engine.logs import RunLog
+from qdr_train.engine.networks import load_teacher, new_network
+from qdr_train.engine.precision import require_precision
 from qdr_train.engine.provenance import git_commit, tool_versions
+from qdr_train.engine.result import map_of, summary_of, write_checkpoint
 from qdr_train.engine.run_folder import (
     DATA_FILE,
     Run,
@@ -29,11 +32,15 @@ from qdr_train.engine.run_folder import (
     locked,
     open_run,
     require_vacant,
+    sweep,
 )
-from qdr_train.engine.selection import describe
-from qdr_train.engine.stage import Outcome, StageRun, Work, forms, load_teacher, new_network
-from qdr_train.quant import qat
-from qdr_train.recipe import Recipe, Stage, StudentStage
+from qdr_train.engine.stage import STATE, StageRun, Work
+from qdr_train.engine.state import drop_state
+from qdr_train.engine.tutors import Tutor, tutor_of
+from qdr_train.recipe import Recipe, StudentStage, TeacherStage
+
+AllImages = Mapping[tuple[str, str], Images]
+"""By modality and split."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +75,13 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
         OutputError: `out` is taken or cannot be written.
     """
     require_vacant(out)
-    samples, note = split_samples(
-        read_data(data, recipe.data.label_set(), recipe.modalities()), recipe.data, recipe.seed
-    )
+    samples = read_data(data, recipe.data.label_set(), recipe.modalities())
+    samples = with_exclusive(samples, recipe.data.exclusive)
+    samples, note = split_samples(samples, recipe.data, recipe.seed)
     samples = thin_out(samples, recipe.data.max_images)
     for modality in recipe.modalities():
         require_splits(samples, modality)
-    for stage in recipe.stages.values():
-        with torch.device("meta"):
-            new_network(stage, recipe, samples.labels)
+    _require_trainable(recipe, samples.labels, options.device)
     threads = options.threads or os.cpu_count() or 1
     facts: dict[str, Any] = {
         "synthetic": is_synthetic(data),
@@ -104,6 +109,8 @@ def resume(out: Path, options: Options, recipe: Recipe | None = None) -> Path:
         open_run(out)  # says what is missing, and makes no folder
     with locked(out):
         run = open_run(out, recipe)
+        _require_trainable(run.recipe, run.samples.labels, options.device)
+        sweep(run)
         return _train(run, options, options.threads or int(run.record["threads"]))
 
 
@@ -118,11 +125,8 @@ def _train(run: Run, options: Options, threads: int) -> Path:
         log.event("begin", recipe=run.recipe.name, threads=threads, device=str(device))
         try:
             images = _load_images(run, options.cache or run.folder / "cache", threads, log)
-            for name, stage in run.recipe.stages.items():
-                if run.stage(name)["status"] == "done":
-                    log.say(f"{name}: done before")
-                    continue
-                _train_stage(run, name, stage, images, log, device)
+            for names in turns(run.recipe):
+                _train_stages(run, names, images, log, device)
         except KeyboardInterrupt:
             run.record["status"] = "interrupted"
             run.save()
@@ -134,7 +138,7 @@ def _train(run: Run, options: Options, threads: int) -> Path:
     return run.folder
 
 
-def _load_images(run: Run, cache: Path, threads: int, log: RunLog) -> dict[tuple[str, str], Images]:
+def _load_images(run: Run, cache: Path, threads: int, log: RunLog) -> AllImages:
     """Every needed modality and split."""
     found: dict[tuple[str, str], Images] = {}
     # Where the vocabulary comes from the data, a misspelt label is a label: show them all.
@@ -153,132 +157,101 @@ def _load_images(run: Run, cache: Path, threads: int, log: RunLog) -> dict[tuple
     return found
 
 
-def _train_stage(
-    run: Run,
-    name: str,
-    stage: Stage,
-    images: Mapping[tuple[str, str], Images],
-    log: RunLog,
-    device: torch.device,
+def turns(recipe: Recipe) -> list[list[str]]:
+    """Stages in the order they are trained; those of one group take turns, epoch by epoch."""
+    names = list(recipe.stages)
+    if not recipe.alternate:
+        return [[name] for name in names]
+    teachers = [name for name in names if isinstance(recipe.stages[name], TeacherStage)]
+    return [*([name] for name in teachers), [name for name in names if name not in teachers]]
+
+
+def _train_stages(
+    run: Run, names: Sequence[str], images: AllImages, log: RunLog, device: torch.device
 ) -> None:
+    """Train the stages of a group that are not done, an epoch of each in turn."""
+    waiting: dict[str, StageRun] = {}
+    for name in names:
+        if run.stage(name)["status"] == "done":
+            log.say(f"{name}: done before")
+            drop_state(run.folder / name, STATE)
+            continue
+        waiting[name] = _begin_stage(run, name, images, log, device)
+    while waiting:
+        for name, training in list(waiting.items()):
+            if not training.done:
+                training.advance()
+            if training.done:
+                _finish_stage(run, name, training, images, log)
+                del waiting[name]
+
+
+def _begin_stage(
+    run: Run, name: str, images: AllImages, log: RunLog, device: torch.device
+) -> StageRun:
     folder = run.folder / name
     make_folder(folder)
-    entry = run.stage(name)
-    entry["status"] = "running"
+    run.stage(name)["status"] = "running"
     run.save()
+    stage = run.recipe.stages[name]
     train, val = images[stage.modality, "train"], images[stage.modality, "val"]
-    guides = _guides(run, stage, images, device)
-    work = Work(folder, name, run.samples.labels, train, val, guides, log, device)
+    tutors = _tutors(run, stage, images, device) if isinstance(stage, StudentStage) else []
+    work = Work(folder, name, run.samples.labels, train, val, tutors, log, device)
     training = StageRun(stage, run.recipe, work)
-    outcome = training.run()
-    validation = _write_checkpoint(run, name, stage, outcome, images)
-    training.close()
-    entry.update(status="done", epoch=outcome.epoch, validation_map=_map_of(validation))
+    training.begin()
+    return training
+
+
+def _finish_stage(run: Run, name: str, training: StageRun, images: AllImages, log: RunLog) -> None:
+    outcome = training.finish()
+    validation = write_checkpoint(run, name, run.recipe.stages[name], outcome, images)
+    entry = run.stage(name)
+    entry.update(status="done", epoch=outcome.epoch, validation_map=map_of(validation))
     entry["seconds"] = round(outcome.seconds, 1)
     run.save()
+    # Only now: a kill before this line finds the stage done or able to finish again.
+    training.close()
     log.event("stage", stage=name, **entry)
-    log.say(f"{name}: {_summary(validation)}")
+    log.say(f"{name}: {summary_of(validation)}")
 
 
-def _guides(
-    run: Run, stage: Stage, images: Mapping[tuple[str, str], Images], device: torch.device
-) -> list[Guide]:
-    if not isinstance(stage, StudentStage):
-        return []
-    guides = []
+def _tutors(run: Run, stage: StudentStage, images: AllImages, device: torch.device) -> list[Tutor]:
+    tutors = []
     for name in stage.teachers:
-        teacher = run.recipe.stages[name]
-        network = load_teacher(run.folder / name, teacher, run.recipe, run.samples.labels)
-        guides.append(
-            Guide(
-                network.to(device),
-                images[teacher.modality, "train"],
-                teacher.views.ranges(teacher.modality),
-                images[stage.modality, "train"],
-                same_modality=teacher.modality == stage.modality,
-                settings=stage.distill,
-                device=device,
+        teacher, labels = run.recipe.stages[name], run.samples.labels
+        network = load_teacher(run.folder / name, teacher, run.recipe, labels).to(device)
+        theirs, ours = images[teacher.modality, "train"], images[stage.modality, "train"]
+        tutors.append(
+            tutor_of(
+                network, teacher, stage, theirs, ours, exclusive=labels.exclusive, device=device
             )
         )
-    return guides
+    return tutors
 
 
-def _write_checkpoint(
-    run: Run,
-    name: str,
-    stage: Stage,
-    outcome: Outcome,
-    images: Mapping[tuple[str, str], Images],
-) -> dict[str, Any]:
-    """Save what export needs; returns the validation metrics of what ships."""
-    labels, cpu = run.samples.labels, torch.device("cpu")
-    splits = [images[stage.modality, split] for split in PROBE_SPLITS]
-    probe, validation = {}, {}
-    for form, network in forms(outcome.network).items():
-        logits = [predict(network, part, cpu) for part in splits]
-        probe[f"{form}_logits"] = np.concatenate(logits)
-        validation[form] = describe(logits[0], splits[0], labels, run.recipe.seed)
-    graph, tensors = qat.to_network(outcome.network)
-    shipped = "reference" if "reference" in validation else "float"
-    summary: dict[str, Any] = {"split": "val", "form": shipped, **validation[shipped]}
-    if shipped != "float":
-        summary["float"] = validation["float"]
-    quantized = qat.is_prepared(outcome.network)
-    save_checkpoint(
-        run.folder / name,
-        Checkpoint(
-            name=f"{run.recipe.name}-{name}",
-            role=_role(stage),
-            modality=stage.modality,
-            synthetic=run.synthetic,
-            model=stage.model.model_dump(),
-            labels=labels,
-            preprocess=PreprocessSpec(stage.modality, run.recipe.size),
-            scheme=run.recipe.quant_scheme() if quantized else None,
-            graph=graph,
-            tensors=tensors,
-            probe=probe,
-            validation=summary,
-            provenance=_provenance(run, stage, outcome),
-        ),
-    )
-    return summary
+def _require_trainable(recipe: Recipe, labels: LabelSet, device: str) -> None:
+    """Check each stage against labels and device before hours are spent on an earlier one.
 
-
-def _role(stage: Stage) -> str:
-    return "student" if isinstance(stage, StudentStage) else "teacher"
-
-
-def _provenance(run: Run, stage: Stage, outcome: Outcome) -> dict[str, Any]:
-    teachers = stage.teachers if isinstance(stage, StudentStage) else ()
-    return {
-        "recipe": run.recipe.name,
-        "recipe_sha256": run.recipe_sha256,
-        "seed": run.recipe.seed,
-        "epoch": outcome.epoch,
-        "data_sha256": run.samples.sha256,
-        "teacher_sha256": {
-            teacher: sha256_file(run.folder / teacher / CHECKPOINT_FILE) for teacher in teachers
-        },
-        "git_commit": git_commit(),
-        "versions": tool_versions(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _map_of(metrics: Mapping[str, Any]) -> float | None:
-    value: float | None = metrics["map"]["value"]
-    return value
-
-
-def _summary(metrics: Mapping[str, Any]) -> str:
-    """One line about the validation of what ships."""
-    whole = metrics["map"]
-    if whole["value"] is None:
-        return "validation has no label with both positives and negatives"
-    text = f"{metrics['form']} validation mAP {100 * whole['value']:.1f}"
-    if whole["low"] is not None:
-        text += f" [{100 * whole['low']:.1f}, {100 * whole['high']:.1f}]"
-    if "float" in metrics and _map_of(metrics["float"]) is not None:
-        text += f", same weights in float {100 * metrics['float']['map']['value']:.1f}"
-    return f"{text}, chance {100 * metrics['chance_map']:.1f}, n = {metrics['images']}"
+    Raises:
+        RecipeError: A network, loss or precision does not fit, or there is no such device.
+    """
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}",
+            where="--device",
+            expected="cpu, or cuda where torch finds a GPU",
+        ) from error
+    for name, stage in recipe.stages.items():
+        with torch.device("meta"):
+            new_network(stage, recipe, labels)
+        require_precision(stage.precision, chosen, name)
+        if labels.exclusive and stage.loss.name == "asymmetric":
+            raise RecipeError(
+                "an asymmetric loss, and labels that exclude each other",
+                where=f"stages.{name}.loss",
+                expected="likelihood: with one label for each image no negative is easy",
+                fix="set loss.name to likelihood, or data.exclusive to false",
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ from qdr_train.recipe.files import dump_recipe, load_recipe
 FORMAT = "qdr-run"
 VERSION = 1
 RUN_FILE, RECIPE_FILE, DATA_FILE, LOCK_FILE = "run.json", "recipe.yaml", "data.csv", ".lock"
+BEGINNING = "beginning"
+"""The status of a run whose folder is not complete yet: there is nothing in it to resume."""
+
+# What a killed process leaves of a file that it was about to replace.
+_LEFTOVER = re.compile(r"\.[\w-]+\.(json|yaml|csv|safetensors)\.[a-z0-9_]{8}")
 
 
 @dataclass
@@ -68,7 +74,7 @@ def require_vacant(folder: Path) -> None:
         raise OutputError(
             "it is a file", where=str(folder), expected="a new folder", fix="name another --out"
         )
-    if folder.is_dir() and any(e.name != LOCK_FILE for e in folder.iterdir()):
+    if folder.is_dir() and not _is_vacant(folder):
         is_run = (folder / RUN_FILE).is_file()
         raise OutputError(
             "the folder holds a training run" if is_run else "the folder is not empty",
@@ -100,7 +106,7 @@ def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str
         "version": VERSION,
         "name": recipe.name,
         "seed": recipe.seed,
-        "status": "running",
+        "status": BEGINNING,
         "recipe_sha256": run.recipe_sha256,
         "data_sha256": samples.sha256,
         "labels": samples.labels.to_dict(),
@@ -110,9 +116,13 @@ def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str
             for n, s in recipe.stages.items()
         ],
     }
+    # First, to say whose the other files are if this process is killed before the last line.
+    run.save()
     atomic_write(folder / RECIPE_FILE, dump_recipe(recipe))
     write_csv(folder / DATA_FILE, samples)
-    run.save()  # last: a folder with run.json is complete
+    run.record["status"] = "running"
+    run.save()
+    sweep(run)
     return run
 
 
@@ -149,6 +159,13 @@ def open_run(folder: Path, recipe: Recipe | None = None) -> Run:
             expected=f"{FORMAT} version {VERSION}",
             fix="begin again in another folder",
         ) from error
+    if record["status"] == BEGINNING:
+        raise CheckpointError(
+            "the run was stopped before it began to train",
+            where=str(folder),
+            expected="a run with something to resume",
+            fix="begin it again: leave --resume out",
+        )
     run = Run(folder, load_recipe(folder / RECIPE_FILE), read_csv(folder / DATA_FILE, labels))
     run.record = record
     if run.recipe_sha256 != expected[0]:
@@ -175,6 +192,14 @@ def open_run(folder: Path, recipe: Recipe | None = None) -> Run:
     return run
 
 
+def sweep(run: Run) -> None:
+    """Remove what killed processes left half written; only while the run is locked."""
+    for folder in (run.folder, *(run.folder / name for name in run.recipe.stages)):
+        for path in folder.glob(".*") if folder.is_dir() else ():
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run directory alone.
@@ -198,6 +223,20 @@ def locked(folder: Path) -> Iterator[None]:
                 fix="wait for it, or name another --out",
             ) from error
         yield
+
+
+def _is_vacant(folder: Path) -> bool:
+    """Whether a folder holds nothing, or no more than a run that was killed as it was made."""
+    names = {e.name for e in folder.iterdir() if not _LEFTOVER.fullmatch(e.name)} - {LOCK_FILE}
+    if not names <= {RUN_FILE, RECIPE_FILE, DATA_FILE}:
+        return False
+    if RUN_FILE not in names:
+        return not names
+    try:
+        record = json.loads((folder / RUN_FILE).read_bytes())
+        return (record["format"], record["status"]) == (FORMAT, BEGINNING)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _first_difference(left: Recipe, right: Recipe) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -48,7 +48,7 @@ def learning_rate(settings: Optimizer, progress: float, epochs: int, factor: flo
     return peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def plateau_factor(values: list[float]) -> float:
+def plateau_factor(values: Sequence[float]) -> float:
     """× 0.5 for every 5 epochs in a row without a new best value.
 
     Args:
@@ -63,6 +63,13 @@ def plateau_factor(values: list[float]) -> float:
         if waited == PLATEAU_PATIENCE:
             factor, waited = factor * PLATEAU_FACTOR, 0
     return factor
+
+
+def epochs_waited(values: Sequence[float]) -> int:
+    """Epochs since the last new best value; 0 where there is none yet."""
+    if not values:
+        return 0
+    return len(values) - 1 - max(range(len(values)), key=lambda i: (values[i], -i))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdr_edge.decision import label_scores
 from qdr_edge.labels import LabelSet
 from qdr_edge.metrics import average_precision, evaluate
 from qdr_train.data.images import Images
 
 
-def mean_average_precision(scores: NDArray[np.float32], targets: NDArray[Any]) -> float:
+def mean_average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float:
     """mAP over the labels that have positives and negatives; NaN if none has.
 
     Args:
-        scores: [N, K].
+        scores: [N, K], `decision.label_scores` of logits.
         targets: 0/1 [N, K].
     """
     positives = targets.sum(axis=0)
@@ -31,4 +32,5 @@ def describe(
 ) -> dict[str, Any]:
     """Metrics with 95 % intervals by patient, as JSON values (null where undefined)."""
     targets = images.targets.numpy().astype(np.uint8)
-    return evaluate(logits, targets, labels, groups=images.patients, seed=seed).to_dict()
+    scores = label_scores(logits, labels)
+    return evaluate(scores, targets, labels, groups=images.patients, seed=seed).to_dict()

@@ -99,8 +99,13 @@ def unpack_optimizer(
 ) -> None:
     """Put back what `pack_optimizer` took."""
     state: dict[int, _Json] = {int(i): dict(entry) for i, entry in values["plain"].items()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # Laid out in memory as the parameter: files hold rows, networks may hold channels last.
+            tensor = torch.empty_like(parameter, device=tensor.device).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
 
