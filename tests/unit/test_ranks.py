@@ -1,0 +1,349 @@
+"""Several processes train as one: real gloo processes against one process on the whole batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qdr_edge.errors import BackendError, DatasetError, QdrError
+from qdr_edge.scheme import EXACT
+from qdr_train.data.augment import Augmentation, augment
+from qdr_train.data.share import Share
+from qdr_train.distill.guide import alignment
+from qdr_train.distill.losses import DistillationWeights, alone, distillation
+from qdr_train.distill.objective import LabelLoss
+from qdr_train.distill.pairing import LabelPairing
+from qdr_train.engine import ranks as ranks_module
+from qdr_train.engine.ranks import ALONE, Ranks
+from qdr_train.models import build
+from qdr_train.quant import qat
+
+BATCH, CLASSES = 12, 5
+
+
+class Small(nn.Module):
+    """Convolutions without BatchNorm, whose statistics would be each process's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(x)
+        return features, self.head(features)
+
+
+def whole_batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    targets = (torch.rand(BATCH, CLASSES, generator=generator) < 0.3).float()
+    targets[:, 1] = 0
+    targets[0, 1] = 1  # a class that only the first process has
+    theirs = (torch.rand(BATCH, CLASSES, generator=generator) < 0.4).float()
+    theirs[:, 2] = 0
+    theirs[-1, 2] = 1  # and one that only the last process's teacher half has
+    targets[:, 4] = 0  # and one that nobody has
+    return {
+        "images": torch.randn(BATCH, 3, 16, 16, generator=generator),
+        "targets": targets,
+        "features": 3 * torch.randn(BATCH, 24, generator=generator),
+        "logits": 2 * torch.randn(BATCH, CLASSES, generator=generator),
+        "theirs": theirs,
+    }
+
+
+def distilled_step(ranks: Ranks, *, gathers: bool = True) -> dict[str, Tensor]:
+    """Losses and parameter gradients of a step on this process's part of the batch."""
+    torch.manual_seed(1)
+    network, align = Small().double(), alignment(16, 24).double()
+    part = {k: v[ranks.part(BATCH)].double() for k, v in whole_batch().items()}
+    features, logits = network(part["images"])
+    cpm, csa = distillation(
+        align(features),
+        logits,
+        part["targets"],
+        part["features"],
+        part["logits"],
+        part["theirs"],
+        DistillationWeights(),
+        ranks.add if gathers else alone,
+    )
+    labels = LabelLoss()(logits, part["targets"])
+    (labels + cpm + csa).backward()
+    parameters = dict([*network.named_parameters("net"), *align.named_parameters("align")])
+    ranks.average(parameters.values())
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    assert len(gradients) == len(parameters)
+    return {
+        "cpm": cpm.detach(),
+        "csa": csa.detach(),
+        "labels": ranks.mean(labels),
+        "joined": ranks.join(logits.detach(), BATCH),
+        **gradients,
+    }
+
+
+def observed(ranks: Ranks, *, bn_frozen: bool) -> dict[str, Tensor]:
+    """The buffers of a prepared network after two steps of looking at its part of the batch."""
+    torch.manual_seed(2)
+    network = qat.prepare_qat(build("qdr-small", CLASSES, width=0.34), EXACT).train()
+    qat.set_phase(network, observers=True, bn_frozen=bn_frozen)
+    images = whole_batch()["images"].repeat(1, 1, 2, 2)
+    for factor in (1.0, 1.7):
+        with torch.no_grad():
+            network(factor * images[ranks.part(BATCH)])
+        ranks.agree(network)
+    return {name: b.clone() for name, b in network.named_buffers()}
+
+
+def frozen(ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The buffers before and after a step in which nothing adapts."""
+    network = nn.BatchNorm2d(4).eval()
+    network.running_mean.copy_(torch.rand(4, generator=torch.Generator().manual_seed(0)))
+    before = {name: b.clone() for name, b in network.named_buffers()}
+    ranks.agree(network)
+    return before, dict(network.named_buffers())
+
+
+def found_by(ranks: Ranks) -> dict[str, Any]:
+    """Everything that the tests look at, as one process sees it."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {
+        "step": distilled_step(ranks),
+        "local": distilled_step(ranks, gathers=False),
+        "observed": observed(ranks, bn_frozen=False),
+        "ranges": observed(ranks, bn_frozen=True),
+        "frozen": frozen(ranks),
+        "told": ranks.from_writer(lambda: {"from": ranks.rank, "tensor": torch.arange(3)}),
+    }
+    network = nn.Linear(2, 2)
+    nn.init.constant_(network.weight, float(ranks.rank))
+    try:
+        ranks.require_equal(network)
+        found["apart"] = None
+    except QdrError as error:
+        found["apart"] = error.what
+    ranks.align(network)
+    ranks.require_equal(network)
+    found["aligned"] = network.weight.detach()
+
+    def broken() -> None:
+        raise DatasetError("nothing there", where="eyes.csv")
+
+    try:
+        ranks.on_writer(broken)
+    except DatasetError as error:
+        found["error"] = str(error)
+    except SystemExit as error:
+        found["error"] = error.code
+    return found
+
+
+def process(rank: int, size: int, port: int, folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(size),
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    with Ranks.from_environment() as ranks:
+        torch.save(found_by(ranks), folder / f"{rank}.pt")
+        if rank == 1:
+            os._exit(0)  # without a word, as a process dies that the kernel kills
+        try:
+            for _ in range(size):
+                ranks.mean(torch.ones(1))
+        except BackendError as error:
+            (folder / f"{rank}.txt").write_text(str(error))
+            os._exit(0)
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.full)])
+def together(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, Any]], Path]:
+    """What each of several real processes found."""
+    size, folder = request.param, tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=process, args=(rank, size, port, folder)) for rank in range(size)
+    ]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(120)
+        assert one.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in range(size)], folder
+
+
+@pytest.fixture(scope="module")
+def single() -> dict[str, Any]:
+    return found_by(ALONE)
+
+
+Together = tuple[list[dict[str, Any]], Path]
+
+
+def test_losses_and_gradients_equal_those_of_one_process(
+    together: Together, single: Mapping[str, Any]
+) -> None:
+    expected = single["step"]
+    assert expected["cpm"] > 1e-3
+    assert expected["csa"] > 1e-3
+    for found in together[0]:
+        assert set(found["step"]) == set(expected)
+        for name, value in expected.items():
+            assert value.abs().max() > 1e-7, name
+            torch.testing.assert_close(found["step"][name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_prototypes_of_one_process_alone_would_not_be_enough(
+    together: Together, single: Mapping[str, Any]
+) -> None:
+    """The test above can fail: without the gathering nothing is close."""
+    for found in together[0]:
+        assert not torch.allclose(found["local"]["cpm"], single["step"]["cpm"], rtol=1e-2)
+        name = "net.body.0.weight"
+        assert not torch.allclose(found["local"][name], single["step"][name], rtol=1e-2)
+
+
+def test_gradients_and_buffers_are_the_same_bits_everywhere(together: Together) -> None:
+    first, *others = together[0]
+    for other in others:
+        for part in ("step", "observed"):
+            assert set(other[part]) == set(first[part])
+            for name, value in first[part].items():
+                assert torch.equal(other[part][name], value), f"{part} {name}"
+
+
+def test_the_widest_range_counts_as_on_the_whole_batch(
+    together: Together, single: Mapping[str, Any]
+) -> None:
+    """Behind the first layer each process has rounded to the range of its own part."""
+    expected = single["ranges"]
+    edges = [name for name in expected if name.endswith(("min_val", "max_val"))]
+    first = next(name for name in edges if "weight_fake_quant" not in name).rpartition(".")[0]
+    for found in together[0]:
+        buffers = found["ranges"]
+        assert set(buffers) == set(expected)
+        for name in edges:
+            value = expected[name]
+            if "weight_fake_quant" in name:
+                assert torch.equal(buffers[name], value)
+            elif name.startswith(first):
+                torch.testing.assert_close(buffers[name], value, rtol=1e-5, atol=1e-6)
+            else:
+                torch.testing.assert_close(buffers[name], value, rtol=0.1, atol=0.05)
+        scales = [name for name in expected if name.endswith(".scale")]
+        assert len(scales) > 10
+        assert all(torch.equal(buffers[name], expected[name]) for name in scales)
+
+
+def test_statistics_that_stand_still_do_so_to_the_last_bit(together: Together) -> None:
+    for found in together[0]:
+        before, after = found["frozen"]
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_rank_0_speaks_and_all_hear(together: Together, single: Mapping[str, Any]) -> None:
+    for rank, found in enumerate(together[0]):
+        assert found["told"]["from"] == 0
+        assert found["told"]["tensor"].tolist() == [0, 1, 2]
+        assert "come apart" in found["apart"]
+        assert not found["aligned"].any()
+        assert found["error"] == ("eyes.csv: nothing there" if rank == 0 else 4)
+    assert single["apart"] is None
+    assert single["error"] == "eyes.csv: nothing there"
+
+
+def test_a_process_that_vanishes_is_named_to_the_others(together: Together) -> None:
+    found, folder = together
+    for rank in range(len(found)):
+        if rank != 1:
+            text = (folder / f"{rank}.txt").read_text()
+            assert f"rank {rank}: another process of this run has ended" in text
+
+
+def test_views_and_partners_of_an_image_do_not_depend_on_the_number_of_processes() -> None:
+    pixels = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255
+    views = Augmentation(rotation=20, flip=0.5, zoom=0.1, shift=0.1, brightness=(0.5, 1.5))
+    targets = torch.eye(2)[torch.arange(8) % 2]
+    pairing = LabelPairing(targets, targets.repeat(3, 1))
+
+    def drawn(share: Share) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(9)
+        rows = torch.arange(8)[share.part(8)]
+        view = augment(pixels[rows], views, generator, share)
+        partners = pairing.draw(rows, 2, generator, share)
+        return view, partners, torch.rand(1, generator=generator)
+
+    view, partners, after = drawn(Share())
+    parts = [drawn(Share(4, rank)) for rank in range(4)]
+    assert torch.equal(torch.cat([part[0] for part in parts]), view)
+    assert torch.equal(torch.cat([part[1] for part in parts]), partners)
+    assert all(torch.equal(part[2], after) for part in parts)
+    assert len({tuple(part[1].tolist()) for part in parts}) > 1
+
+
+def test_parts_cover_everything_once() -> None:
+    for count in (0, 1, 7, 8):
+        rows = [row for rank in range(3) for row in range(count)[Share(3, rank).part(count)]]
+        assert rows == list(range(count))
+
+
+def test_buckets_have_a_limit_and_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_module, "_BUCKET_BYTES", 32)
+    tensors = [torch.zeros(n) for n in (4, 4, 1, 100)] + [torch.zeros(2, dtype=torch.float64)]
+    buckets = list(ranks_module._buckets(tensors))
+    assert [[t.numel() for t in bucket] for bucket in buckets] == [[4, 4], [1], [100], [2]]
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with Ranks.from_environment() as ranks:
+        assert ranks == ALONE
+        assert ranks.is_writer
+        assert not torch.distributed.is_initialized()
+        values = torch.ones(2, requires_grad=True)
+        assert ranks.add(values) is values
+
+
+def test_half_of_torchruns_variables_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(BackendError, match="start with torchrun"), Ranks.from_environment():
+        pass
+
+
+def test_cores_are_divided_and_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    two = Ranks(size=2, rank=1, local_rank=1, local_size=2)
+    assert (two.threads(), two.threads(3), ALONE.threads()) == (4, 3, 8)
+    assert replace(two, local_size=16).threads() == 1
+    assert two.device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BackendError, match="2 processes on a machine with 1 GPUs"):
+        two.device("cuda")
+    assert replace(two, local_rank=0).device("cuda") == torch.device("cuda", 0)
