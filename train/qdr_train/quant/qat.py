@@ -1,9 +1,9 @@
 """Quantization-aware training, and what comes out of it.
 
-This file and quantizers.py alone touch `torch.ao.quantization`, which torch has announced it will
-remove: moving to its successor is a change of these two. A prepared network computes with fake
-quantization from its first step; `reference_form` is the network that ships, with BatchNorm folded
-and every number an integer, and every validation figure comes from it.
+This file, quantizers.py and conv_bn.py alone touch `torch.ao.quantization`, which torch has
+announced it will remove: moving to its successor is a change of these three. A prepared network
+computes with fake quantization from its first step; `reference_form` is the network that ships,
+with BatchNorm folded and every number an integer, and every validation figure comes from it.
 
 Source of the scheme: `qdr_edge.scheme`; of the integer semantics: docs/checkpoint.md.
 """
@@ -29,6 +29,7 @@ from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import Graph
 from qdr_edge.scheme import INPUT_SCALE, QuantScheme
 from qdr_train.models.blocks import Classifier, Elementwise, Input
+from qdr_train.quant import conv_bn
 from qdr_train.quant.folded import (
     ExactElementwise,
     FoldedConv2d,
@@ -91,7 +92,8 @@ def prepare_qat(
         prepared.dropout.qconfig = None
         # Logits stay float: a decision threshold must not sit on an int8 grid.
         prepared.head.qconfig = tq.QConfig(activation=nn.Identity, weight=weight)
-        prepared = tq.prepare_qat(prepared)
+        mapping = {**tq.get_default_qat_module_mappings(), **conv_bn.CLASSES}
+        prepared = tq.prepare_qat(prepared, mapping=mapping)
         for module in prepared.modules():
             # torch.ao leaves pooling and our own modules alone, and their consumers would be float.
             if isinstance(module, Input):
@@ -116,7 +118,10 @@ def set_phase(
     with _deprecation_known():
         model.apply(tq.enable_observer if observers else tq.disable_observer)
         model.apply(tq.enable_fake_quant if fake_quant else tq.disable_fake_quant)
-        model.apply(nniqat.freeze_bn_stats if bn_frozen else nniqat.update_bn_stats)
+    for module in model.modules():
+        if isinstance(module, _BN_LAYERS):
+            layer = cast(Any, module)
+            layer.freeze_bn_stats() if bn_frozen else layer.update_bn_stats()
 
 
 def is_prepared(model: nn.Module) -> bool:

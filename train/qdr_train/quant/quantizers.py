@@ -1,7 +1,7 @@
 """What rounds in training: observers and fake quantizers under a scheme.
 
-With qat.py the only place that touches `torch.ao.quantization`. A scale is observed (it follows the
-range of the data) or learned (it starts there and is trained by gradient).
+With qat.py and conv_bn.py the only place that touches `torch.ao.quantization`. A scale is observed
+(it follows the range of the data) or learned (it starts there and is trained by gradient).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.ao import quantization
 
 from qdr_edge.scheme import INPUT_SCALE, QuantScheme
+from qdr_train.quant.rounding import fake_quantize
 
 tq: Any = quantization  # most of it carries no types
 
@@ -44,7 +45,7 @@ def activation_quantizer(scheme: QuantScheme, *, learned: bool) -> Callable[[], 
         scheme: Gives the range of codes and the kind of scales.
         learned: Train the scales by gradient, from the observed ones on.
     """
-    kind = _LearnedFakeQuantize if learned else tq.FakeQuantize
+    kind = _LearnedFakeQuantize if learned else _ObservedFakeQuantize
     return cast(
         "Callable[[], nn.Module]",
         kind.with_args(
@@ -97,6 +98,12 @@ class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
         super().__init__(**arguments)
         self.power_of_two = power_of_two
 
+    def forward(self, x: Tensor) -> Tensor:
+        # The range knows no order, and torch would copy an image into the order of its indices.
+        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        super().forward(x.permute(0, 2, 3, 1) if last else x)  # type: ignore[no-untyped-call]
+        return x
+
     def range_scale(self) -> Tensor:
         """The scale at which the range just fits, before it is rounded to the scheme's, [1]."""
         return cast(Tensor, super().calculate_qparams()[0]).clamp(min=SMALLEST_SCALE)
@@ -119,6 +126,19 @@ class _WeightObserver(quantization.MovingAveragePerChannelMinMaxObserver):
         floor = max(float(scale.max()) * _CHANNEL_SCALE_RANGE, SMALLEST_SCALE)
         scale = scale.clamp(min=floor)
         return power_of_two_above(scale) if self.power_of_two else scale, zero_point
+
+
+class _ObservedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
+    """Fake quantization whose scale follows the observed range."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        observer = self.activation_post_process
+        if self.observer_enabled[0] == 1:
+            observer(x.detach())
+            self.scale.copy_(observer.calculate_qparams()[0])
+        if self.fake_quant_enabled[0] == 0:
+            return x
+        return fake_quantize(x, self.scale, observer.quant_min, observer.quant_max)
 
 
 class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
@@ -176,8 +196,7 @@ class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
             factor = 1 / math.sqrt(max(x[0].numel(), 1) * observer.quant_max)
             zero = torch.zeros_like(self.scale)
             return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero, *limits, factor)
-        y = torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *limits)
-        return _keep_in_graph(y, self.exponent)
+        return _keep_in_graph(fake_quantize(x, self.scale, *limits), self.exponent)
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
@@ -223,6 +242,8 @@ class FakeQuantizeInput(nn.Module):
     def __init__(self, scheme: QuantScheme) -> None:
         super().__init__()
         self.range = (scheme.activation_qmin, scheme.activation_qmax)
+        # Not part of a state: the grid is fixed.
+        self.register_buffer("scale", torch.tensor([INPUT_SCALE]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(x, INPUT_SCALE, 0, *self.range)
+        return fake_quantize(x, self.get_buffer("scale"), *self.range)

@@ -7,11 +7,13 @@ of the range are vectorised: the same bits in a fifth of the time (benchmarks/tr
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_FAR = np.float32(np.inf)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
@@ -34,8 +36,10 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(context: Any, x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
         context.save_for_backward(x)
         step = float(scale)
-        # Both ends are outside for hardtanh: −128.5 still rounds to −128, 127.5 no more to 127.
-        context.range = math.nextafter((qmin - 0.5) * step, -math.inf), (qmax + 0.5) * step
+        # Both ends are outside for hardtanh, and ties go to even: an even end takes its tie in.
+        low, high = np.float32((qmin - 0.5) * step), np.float32((qmax + 0.5) * step)
+        below, above = np.nextafter(low, -_FAR), np.nextafter(high, _FAR)
+        context.range = float(low if qmin % 2 else below), float(high if qmax % 2 else above)
         return x.mul(1 / scale).round_().clamp_(qmin, qmax).mul_(scale)
 
     @staticmethod
