@@ -19,6 +19,7 @@ Rules (part of the preprocessing contract, beside those of decode.py):
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 _META_START = 132  # behind the preamble and "DICM"
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN")
+_UID = re.compile(r"[0-9.]{1,64}")
+_WORD = re.compile(r"[A-Z0-9_ ]{1,16}")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 _RLE = "1.2.840.10008.1.2.5"
@@ -106,7 +109,8 @@ def explained(read: Callable[[], T], where: str) -> T:
         raise
     except Exception as error:  # a parser over hostile bytes may raise anything
         raise ImageError(
-            f"damaged DICOM file: {type(error).__name__}: {str(error)[:200]}",
+            # Not its message: that may quote a value, and the value may be a name.
+            f"damaged DICOM file ({type(error).__name__})",
             where=where,
             expected="a complete DICOM image",
             fix="export it again",
@@ -134,6 +138,8 @@ def transfer_syntax(content: bytes, where: str) -> str:
             start, length = position + 12, struct.unpack_from("<I", content, position + 8)[0]
         if element == 0x10:
             syntax = content[start : start + length].rstrip(b"\0 ").decode("ascii", "replace")
+            if not _UID.fullmatch(syntax):
+                break
             _check_syntax(syntax, where)
             return syntax
         position = start + length
@@ -237,7 +243,7 @@ def _picture(content: bytes, syntax: str, frame: int | None, where: str) -> Pict
         bits = 8 * pixels.dtype.itemsize
     elif photometric not in _COLOUR:
         raise ImageError(
-            f"DICOM pixels of kind {photometric}",
+            f"DICOM pixels of kind {_word(photometric)}",
             where=where,
             expected="MONOCHROME1, MONOCHROME2, PALETTE COLOR, RGB or YBR_FULL",
             fix="export the picture as PNG",
@@ -357,12 +363,17 @@ def _window(data: Dataset, index: int, where: str) -> tuple[float, float, bool] 
     least = 1.0 if function == "LINEAR" else 1e-9
     if not known or not abs(centre) < 1e9 or not least <= width < 1e9:
         raise ImageError(
-            f"window {function}, centre {centre:g}, width {width:g}",
+            f"window {_word(function)}, centre {centre:g}, width {width:g}",
             where=where,
             expected="a LINEAR or LINEAR_EXACT window",
             fix="export the picture as PNG",
         )
     return centre, width, function == "LINEAR_EXACT"
+
+
+def _word(value: object) -> str:
+    """A value to show, as long as it looks like one of the standard's own words."""
+    return str(value) if _WORD.fullmatch(str(value)) else "without a name"
 
 
 def _colour(pixels: NDArray[Any], bits: int, photometric: str) -> NDArray[np.uint8]:
