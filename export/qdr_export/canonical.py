@@ -3,8 +3,9 @@
 Every activation is int8 with zero point 0, every weight int8 per output channel, every bias int32
 on the grid input scale × weight scale. The one exception is the input: `pixels` is uint8 with zero
 point 128, which is the same as int8 pixel − 128. Each quantized operator stands between
-DequantizeLinear and QuantizeLinear. What ONNX cannot say (labels, preprocessing, scheme) stands in
-the model's metadata. Emitters rewrite this graph; none of them quantizes again.
+DequantizeLinear and QuantizeLinear; so does a layer that stays in float, with float32 weights. What
+ONNX cannot say (labels, preprocessing, scheme) stands in the model's metadata. Emitters rewrite
+this graph; none of them quantizes again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.errors import ExportError
 from qdr_edge.files import canonical_json
-from qdr_edge.graph import INPUT, Node
+from qdr_edge.graph import INPUT, WEIGHTED, Node
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
 from qdr_export.onnx_graph import GraphBuilder
 
@@ -51,7 +52,9 @@ def build_canonical(checkpoint: Checkpoint) -> bytes:
     for node in checkpoint.graph.nodes:
         last = node is checkpoint.graph.nodes[-1]
         inputs = [real[name] for name in node.inputs]
-        if node.op in ("conv", "linear"):
+        if node.in_float:
+            inputs += float_weights(builder, node, checkpoint.tensors)
+        elif node.op in WEIGHTED:
             inputs += _quantized_weights(
                 builder, node, checkpoint.tensors, scales[node.inputs[0]], scheme
             )
@@ -123,6 +126,16 @@ def add_operator(builder: GraphBuilder, node: Node, inputs: list[str], output: s
     elif node.op == "hardsigmoid":
         attrs = dict(HARDSIGMOID)
     return builder.add(op, inputs, output, name=node.name, **attrs)
+
+
+def float_weights(
+    builder: GraphBuilder, node: Node, tensors: Mapping[str, NDArray[np.float32]]
+) -> list[str]:
+    """Names of the constants that hold a conv or linear node's weight and bias in float32."""
+    return [
+        builder.constant(tensors[f"{node.name}.{part}"].astype(np.float32), f"{node.name}:{tag}")
+        for part, tag in (("weight", "w"), ("bias", "b"))
+    ]
 
 
 def quantize_weights(

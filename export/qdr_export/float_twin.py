@@ -6,9 +6,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from qdr_edge.checkpoint import Checkpoint
-from qdr_edge.graph import INPUT
+from qdr_edge.graph import INPUT, WEIGHTED
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
-from qdr_export.canonical import OUTPUT, add_operator, metadata
+from qdr_export.canonical import OUTPUT, add_operator, float_weights, metadata
 from qdr_export.onnx_graph import GraphBuilder
 
 
@@ -26,10 +26,8 @@ def build_float_twin(checkpoint: Checkpoint) -> bytes:
     for node in checkpoint.graph.nodes:
         last = node is checkpoint.graph.nodes[-1]
         inputs = [real[name] for name in node.inputs]
-        if node.op in ("conv", "linear"):
-            for part, suffix in (("weight", "w"), ("bias", "b")):
-                tensor = checkpoint.tensors[f"{node.name}.{part}"].astype(np.float32)
-                inputs.append(builder.constant(tensor, f"{node.name}:{suffix}"))
+        if node.op in WEIGHTED:
+            inputs += float_weights(builder, node, checkpoint.tensors)
         output = OUTPUT if last and not node.activation else node.name
         value = add_operator(builder, node, inputs, output)
         if node.activation:

@@ -133,11 +133,14 @@ def add_inputs(view: GraphView) -> Iterator[Breach]:
 
 
 def float_weight(view: GraphView) -> Iterator[Breach]:
-    """ONNX Runtime quantizes a float weight behind a quantized input by itself, per tensor and
-    unasked: the logits change."""
+    """ONNX Runtime quantizes a float weight between a quantized input and a quantized output by
+    itself, per tensor and unasked: the logits change."""
     for node in view.of_type("Conv", "Gemm"):
-        if view.dequantized(node.input[0]) is not None and node.input[1] in view.constants:
-            yield label(node), "quantized input, float weight"
+        if view.dequantized(node.input[0]) is None or node.input[1] not in view.constants:
+            continue
+        readers = view.consumers.get(_through_relu(view, node).output[0], [])
+        if any(reader.op_type == "QuantizeLinear" for reader in readers):
+            yield label(node), "float weight between quantized input and output"
 
 
 def gemm_zero_point(view: GraphView) -> Iterator[Breach]:
@@ -275,7 +278,8 @@ RULES: tuple[Rule, ...] = (
          "put a QuantizeLinear behind it, and nothing else"),
     Rule("add-inputs", (_X86,), "warning", add_inputs, "quantize both inputs"),
     Rule("float-weight", (_X86,), "error", float_weight,
-         "store the weight as int8 behind a DequantizeLinear"),
+         "store the weight as int8 behind a DequantizeLinear, or put LeakyRelu(alpha=1) behind it "
+         "(the ort-x86 emitter does)"),
     Rule("gemm-zero-point", (_X86,), "warning", gemm_zero_point,
          "write the zero points (int8 zeros, one a channel)"),
     Rule("saturation", (_X86, _OV), "warning", saturation,

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.decision import DecisionRule, label_decisions, label_scores
 from qdr_export.emission import Emission
 from qdr_export.rungs import FLOAT_TWIN, REFERENCE, TRAINER_PROBES, Outputs, as_written
 
+# A scheme with free scales, and a layer in float, round differently from runtime to runtime.
+ROUNDING_STEPS = 3
 # How a rung counts.
 GATES, INFORMS = "gates", "informs"
 RAN, UNAVAILABLE = "ran", "unavailable"
@@ -118,6 +121,12 @@ def compare_rungs(
     version = outputs.versions[FLOAT_TWIN]
     rungs.append(_rung(FLOAT_TWIN, INFORMS, version, outputs, rule, images))
     return ParityReport(tuple(rungs))
+
+
+def rounding_steps(checkpoint: Checkpoint) -> int:
+    """How many steps of a logit a runtime may be away from the reference; 0 demands equal bits."""
+    exact = checkpoint.scheme is not None and checkpoint.scheme.power_of_two
+    return 0 if exact and not checkpoint.graph.float_layers else ROUNDING_STEPS
 
 
 def _rung(

@@ -4,7 +4,8 @@ It interprets the bytes of the canonical ONNX model, one function an operator, a
 every parity test. The definition:
 
 * A convolution or matrix product adds integers. Its real value is accumulator × input scale ×
-  weight scale.
+  weight scale. One that stays in float is computed in float64, which no runtime does: there the
+  reference is what they come near to, not what they equal.
 * Quantization divides by the scale, rounds half to even and saturates.
 * Everything between is computed on the dequantized values as exactly as float64 allows. Under
   power-of-two scales that is exactly, up to divisions by 6 and by a pool's size, which are rounded
@@ -168,10 +169,21 @@ def dequantize(inputs: list[Value], _: Mapping[str, Any]) -> Quantized:
 
 
 def conv(inputs: list[Value], attrs: Mapping[str, Any]) -> FloatArray:
-    """Conv: integer accumulation, then × input scale × weight scale; [N, Cout, H', W']."""
-    x, w, bias = _integer_operands(inputs)
-    dtype = _accumulator(x, w, bias)
-    codes, weight = x.codes.astype(dtype), w.codes.astype(dtype)
+    """Conv: integer accumulation, then × input scale × weight scale; [N, Cout, H', W'].
+
+    With float weights: the sum of real products in float64.
+    """
+    if not isinstance(inputs[1], Quantized):
+        x, weight, bias = _float_operands(inputs)
+        return _correlate(x, weight, attrs) + bias.reshape(1, -1, 1, 1)
+    data, w, codes = _integer_operands(inputs)
+    dtype = _accumulator(data, w, codes)
+    acc = _correlate(data.codes.astype(dtype), w.codes.astype(dtype), attrs)
+    return _rescale(acc, data, w, codes, shape=(1, -1, 1, 1))
+
+
+def _correlate(codes: FloatArray, weight: FloatArray, attrs: Mapping[str, Any]) -> FloatArray:
+    """Sums of products under a moving kernel, in the operands' dtype."""
     groups = attrs.get("group", 1)
     kernel = weight.shape[2:]
     strides, dilations = attrs.get("strides", (1, 1)), attrs.get("dilations", (1, 1))
@@ -188,14 +200,19 @@ def conv(inputs: list[Value], attrs: Mapping[str, Any]) -> FloatArray:
         columns = windows.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, height * width)
         rows = weight.reshape(groups, len(weight) // groups, -1)
         acc = np.matmul(rows, columns)
-    acc = acc.reshape(n, len(weight), height, width)
-    return _rescale(acc, x, w, bias, shape=(1, -1, 1, 1))
+    return acc.reshape(n, len(weight), height, width)
 
 
 def gemm(inputs: list[Value], attrs: Mapping[str, Any]) -> FloatArray:
-    """Gemm with transB: integer accumulation, then × input scale × weight scale; [N, K]."""
+    """Gemm with transB: integer accumulation, then × input scale × weight scale; [N, K].
+
+    With float weights: the sum of real products in float64.
+    """
     if attrs.get("transB") != 1 or attrs.get("transA", 0) != 0:
         raise ValueError("Gemm is defined with transB = 1 only")
+    if not isinstance(inputs[1], Quantized):
+        real, weight, offset = _float_operands(inputs)
+        return real @ weight.T + offset
     x, w, bias = _integer_operands(inputs)
     dtype = _accumulator(x, w, bias)
     acc = x.codes.astype(dtype) @ w.codes.astype(dtype).T
@@ -282,6 +299,13 @@ _OPERATORS: dict[str, Callable[[list[Value], Mapping[str, Any]], Value]] = {
     "HardSwish": hardswish,
     "HardSigmoid": hardsigmoid,
 }
+
+
+def _float_operands(inputs: list[Value]) -> list[NDArray[np.float64]]:
+    """Input, weight and bias of a layer in float."""
+    if len(inputs) != 3:
+        raise ValueError("a layer in float has a bias")
+    return [_real(value).astype(np.float64) for value in inputs]
 
 
 def _integer_operands(inputs: list[Value]) -> tuple[Quantized, Quantized, NDArray[np.int64]]:

@@ -29,7 +29,7 @@ from qdr_export.golden import GoldenSet
 from qdr_export.model_card import cyclonedx_card, model_card
 from qdr_export.onnx_graph import OPSET
 from qdr_export.operating_point import OperatingPoint
-from qdr_export.parity import GATES, RAN, ParityReport
+from qdr_export.parity import GATES, RAN, ParityReport, rounding_steps
 from qdr_export.run_folder import Student
 from qdr_export.rungs import REFERENCE, Outputs
 from qdr_export.sbom import make_sbom
@@ -42,8 +42,6 @@ OpenVINO: Apache-2.0, TensorRT: NVIDIA's own licence) are not contained in it.
 The licence of the weights and of the golden images is the maker's to state.
 """
 _TOOLS = ("qdr-edge", "numpy", "onnx", "onnxruntime", "openvino", "opencv-python-headless")
-# A scheme with free scales rounds differently from runtime to runtime, by design.
-_FREE_SCALE_STEPS = 3
 
 
 def seal_student(
@@ -94,10 +92,7 @@ def seal_student(
                 runtime=artefact.profile.target.runtime,
                 opset=OPSET,
                 requires=artefact.profile.target.requires,
-                tolerance_steps=max(
-                    artefact.profile.tolerance_steps,
-                    0 if checkpoint.scheme.power_of_two else _FREE_SCALE_STEPS,
-                ),
+                tolerance_steps=max(artefact.profile.tolerance_steps, rounding_steps(checkpoint)),
                 logit_step=logit_step,
             )
             for name, artefact in emission.artefacts.items()

@@ -16,7 +16,7 @@ from rich.table import Table
 from qdr_edge.keys import DevelopmentKey
 from qdr_edge.metrics import Estimate
 from qdr_export.lint import Finding
-from qdr_export.parity import GATES, UNAVAILABLE, Rung
+from qdr_export.parity import GATES, ROUNDING_STEPS, UNAVAILABLE, Rung
 from qdr_export.pipeline import Exported, Progress
 from qdr_export.run_folder import Student
 
@@ -66,6 +66,13 @@ def print_parity(console: Console, name: str, student: Student, exported: Export
     for rung in exported.parity.rungs:
         table.add_row(*_parity_row(rung))
     console.print(table)
+    if chosen := student.checkpoint.graph.float_layers:
+        console.print(
+            f"  in float by the recipe: {', '.join(chosen)}. Float sums differ from runtime to "
+            f"runtime, so a logit may be {ROUNDING_STEPS} steps of its range away; decisions must "
+            "agree as always.",
+            markup=False,
+        )
     for rung in exported.parity.rungs:
         if rung.status == UNAVAILABLE:
             console.print(f"  {rung.name} is unavailable: {rung.reason}", markup=False)

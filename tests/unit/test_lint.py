@@ -64,7 +64,15 @@ BROKEN = {
     "unsigned-activations": _model([DQ_X, _node("QuantizeLinear", "d s z", "y")], ZERO),
     "quantized-output": _model([DQ_X, DQ_W, CONV, _node("Flatten", "c", "y")], ALL),
     "add-inputs": _model([DQ_X, _node("Sigmoid", "d", "e"), _node("Add", "d e", "y")], ZERO),
-    "float-weight": _model([DQ_X, _node("Conv", "d f", "y")], ALL),
+    "float-weight": _model(
+        [
+            DQ_X,
+            _node("Conv", "d f", "c"),
+            _node("Relu", "c", "r"),
+            _node("QuantizeLinear", "r s u", "y"),
+        ],
+        ALL,
+    ),
     "gemm-zero-point": _model(
         [DQ_X, _node("DequantizeLinear", "w ws", "wd", axis=0), _node("Gemm", "d wd", "y")], ALL
     ),

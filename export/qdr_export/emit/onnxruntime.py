@@ -7,7 +7,10 @@ the zero point is the type's minimum: four times slower. The exact rewrite:
 * after Relu: uint8 with zero point 0 and the same scale, and Clip(code, 0, 127), because int8
   saturates at 127 and uint8 does not (Min would do, but needs a second buffer);
 * every other activation: uint8 with zero point 128, which saturates where int8 does;
-* the weight of a Gemm: its zero points written out, or it is not recognized as quantized.
+* the weight of a Gemm: its zero points written out, or it is not recognized as quantized;
+* a layer with float weights: a LeakyRelu with alpha 1, which changes nothing, between it and the
+  quantization of its output. ONNX Runtime would quantize its weights unasked; so it does not, and
+  the LeakyRelu becomes part of the float convolution.
 
 No Clip is needed after a sum that cannot exceed 127 steps. The Clip of a tensor that only a MaxPool
 reads moves behind the pooling (the two commute), where the tensor is smaller.
@@ -18,7 +21,13 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from qdr_export.emit.rewrite import Rewriter, after_relu, code_source, to_bytes
+from qdr_export.emit.rewrite import (
+    Rewriter,
+    after_relu,
+    code_source,
+    is_float_layer,
+    to_bytes,
+)
 from qdr_export.onnx_graph import GraphView, attributes
 
 _INT8_MAX = np.uint8(127)
@@ -44,9 +53,22 @@ def emit(canonical: bytes) -> bytes:
             zero = r.out.constant(zero_points[node.input[0]])
             r.out.dequantize(r.name(node.input[0]), r.name(node.input[1]), zero, node.output[0])
             return True
+        if is_float_layer(r.view, node):
+            _keep_float(r, node)
+            return True
         return _gemm_weight(r, node)
 
     return to_bytes(rewriter.run(rule, "ort-x86"))
+
+
+def _keep_float(r: Rewriter, node: NodeProto) -> None:
+    output = node.output[0]
+    last = output in {info.name for info in r.view.outputs}
+    names = [r.name(i) for i in node.input]
+    value = output if last else f"{output}:k"
+    r.out.add(node.op_type, names, value, name=node.name, **attributes(node))
+    if not last:
+        r.out.add("LeakyRelu", [value], output, alpha=1.0)
 
 
 def _gemm_weight(r: Rewriter, node: NodeProto) -> bool:

@@ -104,6 +104,15 @@ def is_pixels(node: NodeProto, view: GraphView) -> bool:
     )
 
 
+def is_float_layer(view: GraphView, node: NodeProto) -> bool:
+    """Whether a node multiplies float weights with dequantized codes."""
+    return (
+        node.op_type in ("Conv", "Gemm")
+        and node.input[1] in view.constants
+        and view.dequantized(node.input[0]) is not None
+    )
+
+
 def after_relu(view: GraphView) -> dict[str, bool]:
     """For every quantized activation, whether a Relu made it, so that no code is negative."""
     positive: dict[str, bool] = {}

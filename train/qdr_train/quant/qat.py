@@ -30,6 +30,7 @@ from qdr_edge.graph import Graph
 from qdr_edge.scheme import INPUT_SCALE, QuantScheme
 from qdr_train.models.blocks import Classifier, Elementwise, Input
 from qdr_train.quant import conv_bn
+from qdr_train.quant.exclude import float_layers
 from qdr_train.quant.folded import (
     ExactElementwise,
     FoldedConv2d,
@@ -74,15 +75,19 @@ def prepare_qat(
     Args:
         model: A network of `qdr_train.models`, freshly made or trained in float.
         scheme: The numeric policy to train under.
-        settings: Observed or learned scales; None for observed ones.
+        settings: Observed or learned scales, layers in float; None for observed and none.
 
     Returns:
         The prepared network in training mode: all observers on, BatchNorm live. Learned scales
         are observed in passes without gradients, until the first pass with them.
+
+    Raises:
+        RecipeError: A glob of `settings.exclude` matches no layer.
     """
     settings = settings or Quantization()
     activation = activation_quantizer(scheme, learned=settings.scales == "learned")
     weight = weight_quantizer(scheme)
+    in_float = float_layers(model, settings)
     prepared = cast(Any, copy.deepcopy(model).train())
     _lift_zero_gammas(prepared)
     with _deprecation_known():
@@ -100,6 +105,9 @@ def prepare_qat(
                 module.output_quantizer = FakeQuantizeInput(scheme)
             elif isinstance(module, Elementwise):
                 module.output_quantizer = activation()
+        for name in in_float:
+            # It reads and writes int8 like any other layer; only its arithmetic is float.
+            prepared.get_submodule(name).weight_fake_quant = nn.Identity()
     prepared.scheme = scheme
     return cast(Classifier, prepared)
 
@@ -217,10 +225,11 @@ def _fold_layer(layer: nn.Module, scheme: QuantScheme | None, where: str) -> Fol
         "requantize": None,
     }
     if scheme is not None:
-        scale = trained.weight_fake_quant.scale.detach().clone()
-        if scale.shape != (len(weight),):
-            raise _never_observed(where)
-        options["quantization"] = WeightQuantization(scale.to(torch.float32), scheme)
+        if not isinstance(trained.weight_fake_quant, nn.Identity):
+            scale = trained.weight_fake_quant.scale.detach().clone()
+            if scale.shape != (len(weight),):
+                raise _never_observed(where)
+            options["quantization"] = WeightQuantization(scale.to(torch.float32), scheme)
         options["requantize"] = _requantize(trained.activation_post_process, scheme, where)
     if not isinstance(inner, nn.Conv2d):
         return FoldedLayer(weight, bias, **options)
