@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = "qdr-checkpoint"
 VERSION = 2
-# Version 1 knows no labels that exclude each other and no operating point; both have defaults.
+# Version 1 knows no labels that exclude each other, no operating point and no layers in float;
+# all of them have defaults.
 READABLE_VERSIONS = (1, 2)
 CHECKPOINT_FILE = "checkpoint.json"
 PROBE_SPLITS = ("val", "test")
