@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qdr_edge.errors import BackendError, DatasetError, QdrError
-from qdr_edge.scheme import EXACT
+from qdr_edge.scheme import EXACT, QuantScheme
 from qdr_train.data.augment import Augmentation, augment
 from qdr_train.data.share import Share
 from qdr_train.distill.guide import alignment
@@ -99,10 +99,10 @@ def distilled_step(ranks: Ranks, *, gathers: bool = True) -> dict[str, Tensor]:
     }
 
 
-def observed(ranks: Ranks, *, bn_frozen: bool) -> dict[str, Tensor]:
+def observed(ranks: Ranks, scheme: QuantScheme, *, bn_frozen: bool) -> dict[str, Tensor]:
     """The buffers of a prepared network after two steps of looking at its part of the batch."""
     torch.manual_seed(2)
-    network = qat.prepare_qat(build("qdr-small", CLASSES, width=0.34), EXACT).train()
+    network = qat.prepare_qat(build("qdr-small", CLASSES, width=0.34), scheme).train()
     qat.set_phase(network, observers=True, bn_frozen=bn_frozen)
     images = whole_batch()["images"].repeat(1, 1, 2, 2)
     for factor in (1.0, 1.7):
@@ -127,8 +127,8 @@ def found_by(ranks: Ranks) -> dict[str, Any]:
     found: dict[str, Any] = {
         "step": distilled_step(ranks),
         "local": distilled_step(ranks, gathers=False),
-        "observed": observed(ranks, bn_frozen=False),
-        "ranges": observed(ranks, bn_frozen=True),
+        "observed": observed(ranks, QuantScheme.named("portable"), bn_frozen=False),
+        "ranges": observed(ranks, EXACT, bn_frozen=True),
         "frozen": frozen(ranks),
         "told": ranks.from_writer(lambda: {"from": ranks.rank, "tensor": torch.arange(3)}),
     }

@@ -39,6 +39,12 @@ def train(
     list_recipes: Annotated[
         bool, typer.Option("--list", help="Explain the shipped recipes.")
     ] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Ask of a finished run what each layer costs.")
+    ] = False,
+    stage: Annotated[
+        str | None, typer.Option(help="With --sensitivity: which student; default all.")
+    ] = None,
 ) -> None:
     """Train teachers and quantized students by a recipe; docs/training.md explains it all."""
     # Heavy imports wait until the command runs, so that --help stays quick.
@@ -51,6 +57,11 @@ def train(
         return
     if out is None:
         raise typer.BadParameter("name the run directory", param_hint="--out")
+    if sensitivity:
+        from qdr_train.commands.sensitivity import scan_run
+
+        scan_run(out, stage, cache=cache, threads=threads, device=device)
+        return
     chosen = None
     if recipe is not None:
         chosen = load_recipe(
@@ -68,24 +79,30 @@ def train(
         raise typer.BadParameter("name the images", param_hint="--data")
 
     from qdr_train.engine import program
+    from qdr_train.engine.ranks import Ranks
 
-    options = program.Options(cache=cache, threads=threads, device=device)
     if threading.current_thread() is threading.main_thread():
         # A cluster's TERM ends a run as Ctrl-C does: at once, losing at most this epoch.
         signal.signal(signal.SIGTERM, _interrupt)
+    writes = True
     try:
-        if resume:
-            program.resume(out, options, chosen)
-        elif chosen is not None and data is not None:
-            program.begin(chosen, data, out, options)
+        with Ranks.from_environment(device) as ranks:
+            writes = ranks.is_writer
+            options = program.Options(cache=cache, threads=threads, device=device, ranks=ranks)
+            if resume:
+                program.resume(out, options, chosen)
+            elif chosen is not None and data is not None:
+                program.begin(chosen, data, out, options)
     except KeyboardInterrupt:
-        typer.echo(
-            f"interrupted; every finished epoch is saved. Continue with: "
-            f"qdr-edge train --resume --out {out}",
-            err=True,
-        )
+        if writes:
+            typer.echo(
+                f"interrupted; every finished epoch is saved. Continue with: "
+                f"qdr-edge train --resume --out {out}",
+                err=True,
+            )
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(f"trained: {out}; next: qdr-edge export {out}")
+    if writes:
+        typer.echo(f"trained: {out}; next: qdr-edge export {out}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -41,6 +41,11 @@ class Images:
         # Indexing with an array copies, so torch gets memory that it may write to.
         return torch.from_numpy(np.asarray(self.pixels[self.rows[chosen.numpy()]]))
 
+    def select(self, chosen: Tensor) -> Images:
+        """Some images as a split of their own; `chosen` indexes this one, int64 [B]."""
+        patients = tuple(self.patients[row] for row in chosen.tolist())
+        return Images(self.pixels, self.rows[chosen.numpy()], self.targets[chosen], patients)
+
 
 def images_of(samples: SampleSet, pixels: NDArray[np.uint8], split: str) -> Images:
     """One split of a modality.

@@ -24,15 +24,21 @@ def epoch_order(targets: Tensor, sampler: str, generator: torch.Generator) -> Te
     return _balanced(targets, generator)
 
 
-def steps_of(order: Tensor, batch: int, accumulate: int = 1) -> list[tuple[Tensor, ...]]:
+def steps_of(
+    order: Tensor, batch: int, accumulate: int = 1, processes: int = 1
+) -> list[tuple[Tensor, ...]]:
     """An epoch's order cut into steps, each into the parts that it is worked through in.
 
     Args:
         order: int64 [N].
         batch: Images a step; all N where there are fewer. An incomplete last batch is left out.
         accumulate: Parts of a step, alike in size to within one image.
+        processes: Each part divides evenly among so many.
     """
     batch = min(batch, len(order))
+    if processes > 1:
+        # A batch of a recipe divides; so does what is left of it where images are few.
+        batch -= batch % (processes * accumulate)
     if not batch:
         return []
     whole = order[: len(order) // batch * batch].view(-1, batch)

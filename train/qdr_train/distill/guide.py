@@ -17,6 +17,7 @@ from qdr_train.data.images import PREDICT_BATCH, Images, network_input
 from qdr_train.distill.losses import DistillationWeights, distillation
 from qdr_train.distill.objective import LabelLoss
 from qdr_train.distill.pairing import LabelPairing
+from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.models import Classifier
 from qdr_train.recipe import Distill
 
@@ -89,6 +90,7 @@ class Guide:
         learner: The network that goes on learning: `teacher` itself, or the one whose moving
             average `teacher` is; None for a frozen teacher.
         objective: Label loss of the learner; also says whether labels exclude each other.
+        ranks: The processes that share a batch: class sums are those of the whole.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Guide:
         device: torch.device,
         learner: Classifier | None = None,
         objective: LabelLoss | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._teacher = teacher
         self._learner = learner
@@ -115,6 +118,7 @@ class Guide:
         self._same = same_modality
         self._settings = settings
         self._device = device
+        self._ranks = ranks
         self._objective = objective or LabelLoss()
         self._weights = DistillationWeights(settings.alpha, settings.beta, settings.temperature)
         self._pairing = LabelPairing(student.targets, images.targets)
@@ -149,6 +153,7 @@ class Guide:
             logits,
             targets,
             self._weights,
+            self._ranks.add,
         )
         found = {"cpm": cpm, "csa": csa}
         if self._same and self._settings.soft_labels:
@@ -162,7 +167,8 @@ class Guide:
         """Features, logits and targets of the teacher's half of the batch; the teacher's loss."""
         rows = batch.rows
         if not self._same:
-            rows = self._pairing.draw(rows, self._settings.teacher_images, generator)
+            each = self._settings.teacher_images
+            rows = self._pairing.draw(rows, each, generator, self._ranks)
         targets = self._images.targets[rows].to(self._device)
         if self._settings.teacher_views == "fixed":
             if self._table is None:
@@ -171,7 +177,8 @@ class Guide:
             return features, logits, targets, None
         view = batch.view
         if not self._same:
-            view = augment(self._images.take(rows).to(self._device), self._views, generator)
+            pixels = self._images.take(rows).to(self._device)
+            view = augment(pixels, self._views, generator, self._ranks)
         own = None
         if self._learner is not None:
             features, logits = answer(self._learner, view)
@@ -183,9 +190,12 @@ class Guide:
 
     def _explain_all(self) -> tuple[Tensor, Tensor]:
         """In float32 in every phase: a resumed run must look up the same answers."""
+        count = len(self._images)
         with torch.no_grad():
+            own = torch.arange(count)[self._ranks.part(count)]
             parts = [
                 plain_answer(self._teacher, self._images.take(chosen).to(self._device))
-                for chosen in torch.split(torch.arange(len(self._images)), PREDICT_BATCH)
+                for chosen in torch.split(own, PREDICT_BATCH)
             ]
-        return torch.cat([f for f, _ in parts]), torch.cat([logits for _, logits in parts])
+        features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        return self._ranks.join(features, count), self._ranks.join(logits, count)

@@ -13,6 +13,7 @@ from qdr_train.distill.guide import Guide
 from qdr_train.distill.objective import LabelLoss
 from qdr_train.engine.average import WeightAverage
 from qdr_train.engine.precision import Precision
+from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.engine.schedule import build_optimizer
 from qdr_train.engine.state import of_prefix, pack_optimizer, unpack_optimizer, with_prefix
 from qdr_train.models import Classifier
@@ -61,6 +62,12 @@ class Learner:
         if self.average is not None:
             self.average.follow(self.network)
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All that has weights."""
+        averages = () if self.average is None else (self.average.network,)
+        return (self.network, self._beside, *averages)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that continuing needs, as tensors and JSON values."""
         moments, optimizer = pack_optimizer(self.optimizer)
@@ -97,6 +104,7 @@ class Trainee:
         teachers: The guides' networks that go on learning.
         precision: Number formats.
         device: Where to compute.
+        ranks: The processes that train together.
     """
 
     student: Learner
@@ -106,11 +114,17 @@ class Trainee:
     teachers: tuple[Learner, ...]
     precision: Precision
     device: torch.device
+    ranks: Ranks = ALONE
 
     @property
     def learners(self) -> tuple[Learner, ...]:
         """The student first."""
         return (self.student, *self.teachers)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All that has weights."""
+        return tuple(module for learner in self.learners for module in learner.modules)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that continuing needs, as tensors and JSON values."""

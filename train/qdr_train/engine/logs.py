@@ -104,6 +104,33 @@ class RunLog:
         return self._writer
 
 
+class SilentLog(RunLog):
+    """The log of a process beside the one that writes."""
+
+    def __init__(self) -> None:
+        self.console = Console(quiet=True)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Nothing."""
+
+    def epoch(self, stage: str, epoch: int, figures: Mapping[str, float | str | None]) -> None:
+        """Nothing."""
+
+    def repair(self, stage: str, epoch: int, figures: Mapping[str, float | str | None]) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def bar(self, description: str) -> Iterator[Advance]:
+        """No bar."""
+        yield lambda done, total: None
+
+
 def _drop_torn_line(path: Path) -> None:
     """Cut off a last line that a killed process did not finish."""
     if not path.is_file():

@@ -1,9 +1,7 @@
 """One epoch of training: batches in, gradients through, mean losses out.
 
-Where several processes share the work, four places matter, and each exists once: the order of an
-epoch and its cut into parts (`epoch_order` and `steps_of` in data/sampling.py, used in
-`train_epoch`), the moment when all gradients of a step are there (`_update`), validation
-(`StageRun._validate`), and writing (`StageRun._keep` and `_save`, RunLog, program.py).
+Where several processes train together (ranks.py), each makes the same order and the same steps,
+draws for every image of a part, and computes its share of the part.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ def train_epoch(
         loss of teachers that learn.
     """
     order = epoch_order(images.targets, stage.sampler, generator)
-    steps = steps_of(order, stage.batch, stage.accumulate)
+    steps = steps_of(order, stage.batch, stage.accumulate, trainee.ranks.size)
     views = stage.views.ranges(stage.modality)
     totals: dict[str, Tensor] = {}
     for done, parts in enumerate(steps):
@@ -57,7 +55,10 @@ def train_epoch(
             totals[name] = totals[name] + value if name in totals else value
         _update(trainee)
         progress(done + 1, len(steps))
-    return {name: float(total) / len(steps) for name, total in totals.items()}
+    if not totals:
+        return {}
+    means = trainee.ranks.mean(torch.stack(list(totals.values()))).tolist()
+    return {name: mean / len(steps) for name, mean in zip(totals, means, strict=True)}
 
 
 def gradients(
@@ -93,6 +94,8 @@ def gradients(
 def _update(trainee: Trainee) -> None:
     """Step all optimizers. Here the gradients of the whole batch are ready, none is used yet."""
     for learner in trainee.learners:
+        trainee.ranks.average(learner.parameters())
+        trainee.ranks.agree(learner.network)
         learner.step(trainee.precision)
     trainee.precision.end_step()
 
@@ -105,7 +108,8 @@ def _losses(
     generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The student's losses by name, and the label loss of each teacher that learns."""
-    view = augment(images.take(rows).to(trainee.device), views, generator)
+    rows = rows[trainee.ranks.part(len(rows))]
+    view = augment(images.take(rows).to(trainee.device), views, generator, trainee.ranks)
     targets = images.targets[rows].to(trainee.device)
     answer = trainee.precision.answer
     features, logits = answer(trainee.student.network, view)

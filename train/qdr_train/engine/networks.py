@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from qdr_edge.labels import LabelSet
+from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.engine.state import load_state
 from qdr_train.models import Classifier, build
 from qdr_train.quant import qat
@@ -35,10 +36,12 @@ def new_network(stage: Stage, recipe: Recipe, labels: LabelSet) -> Classifier:
     return network
 
 
-def load_teacher(folder: Path, stage: Stage, recipe: Recipe, labels: LabelSet) -> Classifier:
-    """The selected network of a finished teacher stage."""
+def load_teacher(
+    folder: Path, stage: Stage, recipe: Recipe, labels: LabelSet, ranks: Ranks = ALONE
+) -> Classifier:
+    """The selected network of a finished teacher stage, read by the first process for all."""
     network = new_network(stage, recipe, labels)
-    network.load_state_dict(load_state(folder, BEST_FLOAT)[0])
+    network.load_state_dict(ranks.from_writer(lambda: load_state(folder, BEST_FLOAT)[0]))
     return network.eval()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,21 @@ from typing import Any
 import torch
 
 from qdr_edge.checkpoint import PROBE_SPLITS
-from qdr_edge.errors import RecipeError
+from qdr_edge.errors import CheckpointError, RecipeError
 from qdr_edge.files import make_folder
 from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec
+from qdr_edge.samples import SampleSet
 from qdr_train.data.cache import open_pixels
 from qdr_train.data.exclusive import with_exclusive
 from qdr_train.data.images import Images, images_of
 from qdr_train.data.read import is_synthetic, read_data
 from qdr_train.data.splits import require_splits, split_samples, thin_out
-from qdr_train.engine.logs import RunLog
+from qdr_train.engine.logs import RunLog, SilentLog
 from qdr_train.engine.networks import load_teacher, new_network
 from qdr_train.engine.precision import require_precision
 from qdr_train.engine.provenance import git_commit, tool_versions
+from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.engine.result import map_of, summary_of, write_checkpoint
 from qdr_train.engine.run_folder import (
     DATA_FILE,
@@ -37,7 +39,8 @@ from qdr_train.engine.run_folder import (
 from qdr_train.engine.stage import STATE, StageRun, Work
 from qdr_train.engine.state import drop_state
 from qdr_train.engine.tutors import Tutor, tutor_of
-from qdr_train.recipe import Recipe, StudentStage, TeacherStage
+from qdr_train.quant.exclude import float_layers
+from qdr_train.recipe import Recipe, Stage, StudentStage, TeacherStage
 
 AllImages = Mapping[tuple[str, str], Images]
 """By modality and split."""
@@ -49,13 +52,15 @@ class Options:
 
     Args:
         cache: Folder of the image cache; None for one inside the run directory.
-        threads: CPU threads; 0 for one a core, or for what the resumed run used.
+        threads: CPU threads of each process; 0 for one a core, or for what the resumed run used.
         device: "cpu", "cuda" or another name torch knows.
+        ranks: The processes that train together.
     """
 
     cache: Path | None = None
     threads: int = 0
     device: str = "cpu"
+    ranks: Ranks = ALONE
 
 
 def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
@@ -74,6 +79,17 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
         DatasetError, RecipeError: Before anything is written.
         OutputError: `out` is taken or cannot be written.
     """
+    ranks = options.ranks
+    samples, facts = ranks.from_writer(lambda: _plan(recipe, data, out, options))
+    with _held(out, ranks):
+        run = ranks.from_writer(lambda: create_run(out, recipe, samples, facts))
+        return _train(run, options, facts["threads"])
+
+
+def _plan(
+    recipe: Recipe, data: Path, out: Path, options: Options
+) -> tuple[SampleSet, dict[str, Any]]:
+    """What will be trained on, and what run.json tells of it; nothing is written."""
     require_vacant(out)
     samples = read_data(data, recipe.data.label_set(), recipe.modalities())
     samples = with_exclusive(samples, recipe.data.exclusive)
@@ -81,20 +97,17 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
     samples = thin_out(samples, recipe.data.max_images)
     for modality in recipe.modalities():
         require_splits(samples, modality)
-    _require_trainable(recipe, samples.labels, options.device)
-    threads = options.threads or os.cpu_count() or 1
-    facts: dict[str, Any] = {
+    _require_trainable(recipe, samples.labels, options)
+    return samples, {
         "synthetic": is_synthetic(data),
         "data_source": str(data),
         "split_note": note,
-        "threads": threads,
+        "threads": options.ranks.threads(options.threads),
+        "processes": options.ranks.size,
         "device": options.device,
         "versions": tool_versions(),
         "git_commit": git_commit(),
     }
-    with locked(out):
-        run = create_run(out, recipe, samples, facts)
-        return _train(run, options, threads)
 
 
 def resume(out: Path, options: Options, recipe: Recipe | None = None) -> Path:
@@ -105,28 +118,63 @@ def resume(out: Path, options: Options, recipe: Recipe | None = None) -> Path:
         RecipeError: `recipe` is given and is not the run's.
         DatasetError: The images have changed.
     """
+    ranks = options.ranks
     if not out.is_dir():
-        open_run(out)  # says what is missing, and makes no folder
-    with locked(out):
-        run = open_run(out, recipe)
-        _require_trainable(run.recipe, run.samples.labels, options.device)
-        sweep(run)
+        ranks.on_writer(lambda: open_run(out))  # says what is missing, and makes no folder
+    with _held(out, ranks):
+        run = ranks.from_writer(lambda: _reopen(out, options, recipe))
         return _train(run, options, options.threads or int(run.record["threads"]))
 
 
+def _reopen(out: Path, options: Options, recipe: Recipe | None) -> Run:
+    run = open_run(out, recipe)
+    began, now = int(run.record.get("processes", 1)), options.ranks.size
+    if began != now:
+        # Another number of parts adds up in another order: the result would be nobody's.
+        raise CheckpointError(
+            f"the run was trained by {began} processes, and this is {now}",
+            where=str(out),
+            expected="as many as it began with",
+            fix=f"resume it with torchrun and {began} processes in all"
+            if began > 1
+            else "resume it without torchrun",
+        )
+    _require_trainable(run.recipe, run.samples.labels, options)
+    sweep(run)
+    return run
+
+
+@contextmanager
+def _held(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the run directory alone, by the lock of the process that writes."""
+    with ExitStack() as stack:
+        ranks.on_writer(lambda: stack.enter_context(locked(out)))
+        yield
+
+
 def _train(run: Run, options: Options, threads: int) -> Path:
+    ranks = options.ranks
+    run.writes = ranks.is_writer
     torch.set_num_threads(threads)
-    device = torch.device(options.device)
+    device = ranks.device(options.device)
     run.record["status"] = "running"
     run.save()
-    with RunLog(run.folder) as log:
+    with RunLog(run.folder) if ranks.is_writer else SilentLog() as log:
         if run.record["split_note"]:
             log.say(f"data: {run.record['split_note']}; see {run.folder / DATA_FILE}")
         log.event("begin", recipe=run.recipe.name, threads=threads, device=str(device))
         try:
-            images = _load_images(run, options.cache or run.folder / "cache", threads, log)
+            images: dict[tuple[str, str], Images] = {}
+
+            def load() -> None:
+                cache = options.cache or run.folder / "cache"
+                images.update(_load_images(run, cache, threads, log))
+
+            ranks.on_writer(load)
+            if not ranks.is_writer:
+                load()  # what the first process has decoded
             for names in turns(run.recipe):
-                _train_stages(run, names, images, log, device)
+                _train_stages(run, names, images, log, device, ranks)
         except KeyboardInterrupt:
             run.record["status"] = "interrupted"
             run.save()
@@ -167,44 +215,59 @@ def turns(recipe: Recipe) -> list[list[str]]:
 
 
 def _train_stages(
-    run: Run, names: Sequence[str], images: AllImages, log: RunLog, device: torch.device
+    run: Run,
+    names: Sequence[str],
+    images: AllImages,
+    log: RunLog,
+    device: torch.device,
+    ranks: Ranks,
 ) -> None:
     """Train the stages of a group that are not done, an epoch of each in turn."""
     waiting: dict[str, StageRun] = {}
     for name in names:
         if run.stage(name)["status"] == "done":
             log.say(f"{name}: done before")
-            drop_state(run.folder / name, STATE)
+            if ranks.is_writer:
+                drop_state(run.folder / name, STATE)
             continue
-        waiting[name] = _begin_stage(run, name, images, log, device)
+        waiting[name] = _begin_stage(run, name, images, log, device, ranks)
     while waiting:
         for name, training in list(waiting.items()):
             if not training.done:
                 training.advance()
             if training.done:
-                _finish_stage(run, name, training, images, log)
+                _finish_stage(run, name, training, images, log, ranks)
                 del waiting[name]
 
 
 def _begin_stage(
-    run: Run, name: str, images: AllImages, log: RunLog, device: torch.device
+    run: Run,
+    name: str,
+    images: AllImages,
+    log: RunLog,
+    device: torch.device,
+    ranks: Ranks,
 ) -> StageRun:
     folder = run.folder / name
-    make_folder(folder)
+    ranks.on_writer(lambda: make_folder(folder))
     run.stage(name)["status"] = "running"
     run.save()
     stage = run.recipe.stages[name]
     train, val = images[stage.modality, "train"], images[stage.modality, "val"]
-    tutors = _tutors(run, stage, images, device) if isinstance(stage, StudentStage) else []
-    work = Work(folder, name, run.samples.labels, train, val, tutors, log, device)
+    tutors = _tutors(run, stage, images, device, ranks) if isinstance(stage, StudentStage) else []
+    work = Work(folder, name, run.samples.labels, train, val, tutors, log, device, ranks)
     training = StageRun(stage, run.recipe, work)
     training.begin()
     return training
 
 
-def _finish_stage(run: Run, name: str, training: StageRun, images: AllImages, log: RunLog) -> None:
+def _finish_stage(
+    run: Run, name: str, training: StageRun, images: AllImages, log: RunLog, ranks: Ranks
+) -> None:
     outcome = training.finish()
-    validation = write_checkpoint(run, name, run.recipe.stages[name], outcome, images)
+    validation = ranks.from_writer(
+        lambda: write_checkpoint(run, name, run.recipe.stages[name], outcome, images)
+    )
     entry = run.stage(name)
     entry.update(status="done", epoch=outcome.epoch, validation_map=map_of(validation))
     entry["seconds"] = round(outcome.seconds, 1)
@@ -215,26 +278,36 @@ def _finish_stage(run: Run, name: str, training: StageRun, images: AllImages, lo
     log.say(f"{name}: {summary_of(validation)}")
 
 
-def _tutors(run: Run, stage: StudentStage, images: AllImages, device: torch.device) -> list[Tutor]:
+def _tutors(
+    run: Run, stage: StudentStage, images: AllImages, device: torch.device, ranks: Ranks
+) -> list[Tutor]:
     tutors = []
     for name in stage.teachers:
         teacher, labels = run.recipe.stages[name], run.samples.labels
-        network = load_teacher(run.folder / name, teacher, run.recipe, labels).to(device)
+        network = load_teacher(run.folder / name, teacher, run.recipe, labels, ranks).to(device)
         theirs, ours = images[teacher.modality, "train"], images[stage.modality, "train"]
         tutors.append(
             tutor_of(
-                network, teacher, stage, theirs, ours, exclusive=labels.exclusive, device=device
+                network,
+                teacher,
+                stage,
+                theirs,
+                ours,
+                exclusive=labels.exclusive,
+                device=device,
+                ranks=ranks,
             )
         )
     return tutors
 
 
-def _require_trainable(recipe: Recipe, labels: LabelSet, device: str) -> None:
-    """Check each stage against labels and device before hours are spent on an earlier one.
+def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> None:
+    """Check every stage before hours are spent on the first, also against device and processes.
 
     Raises:
-        RecipeError: A network, loss or precision does not fit, or there is no such device.
+        RecipeError: A network, loss, precision or batch does not fit, or there is no such device.
     """
+    device = options.device
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -246,8 +319,11 @@ def _require_trainable(recipe: Recipe, labels: LabelSet, device: str) -> None:
         ) from error
     for name, stage in recipe.stages.items():
         with torch.device("meta"):
-            new_network(stage, recipe, labels)
+            network = new_network(stage, recipe, labels)
+        if isinstance(stage, StudentStage) and stage.quantize:
+            float_layers(network, stage.quantization)  # globs that match nothing are found now
         require_precision(stage.precision, chosen, name)
+        _require_shares(stage, name, options.ranks.size)
         if labels.exclusive and stage.loss.name == "asymmetric":
             raise RecipeError(
                 "an asymmetric loss, and labels that exclude each other",
@@ -255,3 +331,19 @@ def _require_trainable(recipe: Recipe, labels: LabelSet, device: str) -> None:
                 expected="likelihood: with one label for each image no negative is easy",
                 fix="set loss.name to likelihood, or data.exclusive to false",
             )
+
+
+def _require_shares(stage: Stage, name: str, processes: int) -> None:
+    """Check that every part of a batch divides evenly: a mean of unequal shares is not the mean."""
+    each = processes * stage.accumulate
+    if processes == 1 or stage.batch % each == 0:
+        return
+    below = stage.batch // each * each
+    near = " or ".join(str(size) for size in (below, below + each) if size)
+    raise RecipeError(
+        f"a batch of {stage.batch} does not divide among {processes} processes"
+        + (f" in {stage.accumulate} parts" if stage.accumulate > 1 else ""),
+        where=f"stages.{name}.batch",
+        expected=f"a multiple of {each}, such as {near}",
+        fix=f"--set stages.{name}.batch={below or each}",
+    )

@@ -37,12 +37,14 @@ class Run:
         recipe: What to train.
         samples: The images, every split filled in.
         record: The content of run.json.
+        writes: Whether this process is the one that writes run.json.
     """
 
     folder: Path
     recipe: Recipe
     samples: SampleSet
     record: dict[str, Any] = field(default_factory=dict)
+    writes: bool = True
 
     @property
     def recipe_sha256(self) -> str:
@@ -60,8 +62,9 @@ class Run:
         return entry
 
     def save(self) -> None:
-        """Write run.json."""
-        atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=1, allow_nan=False))
+        """Write run.json, in one of several processes."""
+        if self.writes:
+            atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=1, allow_nan=False))
 
 
 def require_vacant(folder: Path) -> None:

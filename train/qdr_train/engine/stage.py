@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qdr_edge.decision import label_scores
 from qdr_edge.errors import RecipeError
@@ -30,6 +31,7 @@ from qdr_train.engine.networks import BEST_FLOAT, BEST_QAT, new_network
 from qdr_train.engine.precision import Precision
 from qdr_train.engine.progress import Phase, Progress
 from qdr_train.engine.provenance import derive_seed
+from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.engine.schedule import learning_rate, plateau_factor
 from qdr_train.engine.selection import mean_average_precision
 from qdr_train.engine.state import drop_state, has_state, load_state, save_state
@@ -54,6 +56,7 @@ class Work:
         tutors: Teachers of a student, in the recipe's order.
         log: The run's log.
         device: Where to compute.
+        ranks: The processes that train together; the first of them writes.
     """
 
     folder: Path
@@ -64,6 +67,7 @@ class Work:
     tutors: Sequence[Tutor]
     log: RunLog
     device: torch.device
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class StageRun:
         self._stage = stage
         self._recipe = recipe
         self._work = work
+        self._ranks = work.ranks
         self._student = stage if isinstance(stage, StudentStage) else None
         self._seconds = 0.0
         self._progress = Progress()
@@ -116,15 +121,18 @@ class StageRun:
     def begin(self) -> None:
         """Take up what a former process left, or the network as it begins."""
         progress, work = self._progress, self._work
-        if has_state(work.folder, STATE):
+        if self._ranks.from_writer(lambda: has_state(work.folder, STATE)):
             self._restore()
             progress = self._progress
             work.log.say(f"{work.name}: resumed after epoch {progress.epoch}")
             if progress.figures:
                 # The state is saved first: a kill may have come before the log was written.
                 work.log.repair(work.name, progress.epoch, progress.figures)
-        elif not self._stage.epochs:
+            return
+        if not self._stage.epochs:
             refresh_batch_norm(self._trainee.student.network, self._calibration(), work.device)
+        self._ranks.align(*self._trainee.modules)
+        if not self._stage.epochs:
             self._keep(BEST_FLOAT)
 
     def advance(self) -> None:
@@ -143,7 +151,7 @@ class StageRun:
 
     def close(self) -> None:
         """Drop what only resuming needs; call once run.json says that the stage is done."""
-        drop_state(self._work.folder, STATE)
+        self._ranks.on_writer(lambda: drop_state(self._work.folder, STATE))
 
     @property
     def _quantizes(self) -> bool:
@@ -174,6 +182,7 @@ class StageRun:
             ),
             Precision(stage.precision if floats else "float32", work.device),
             work.device,
+            self._ranks,
         )
 
     def _calibration(self) -> Images:
@@ -182,9 +191,7 @@ class StageRun:
         count = min(student.calibration_images if student else len(train), len(train))
         generator = torch.Generator().manual_seed(self._seed("calibration"))
         rows = torch.randperm(len(train), generator=generator)[:count].sort().values
-        chosen = rows.numpy()
-        patients = tuple(train.patients[int(row)] for row in chosen)
-        return Images(train.pixels, train.rows[chosen], train.targets[rows], patients)
+        return train.select(rows)
 
     def _prepare(self, network: Classifier) -> Classifier:
         """The network with fake quantization."""
@@ -195,7 +202,7 @@ class StageRun:
     def _begin_qat(self) -> None:
         """From the best float weights to a network with fake quantization and first scales."""
         network = self._trainee.student.network
-        network.load_state_dict(load_state(self._work.folder, BEST_FLOAT)[0])
+        network.load_state_dict(self._read(BEST_FLOAT)[0])
         torch.manual_seed(self._seed("prepare"))
         prepared = self._prepare(network)
         prepared.eval()
@@ -203,6 +210,7 @@ class StageRun:
         predict(prepared, self._calibration(), self._work.device)
         self._progress.begin_phase()
         self._trainee = self._compose(prepared)
+        self._ranks.align(*self._trainee.modules)
         if not self._phase.epochs:
             self._keep(BEST_QAT)
         self._save()
@@ -241,7 +249,8 @@ class StageRun:
         """The mean losses of one epoch over the training images."""
         progress, phase, work = self._progress, self._phase, self._work
         seed = self._seed("epoch", progress.epoch)
-        torch.manual_seed(seed)  # dropout
+        # Dropout: masks of their own in each process, on the first those of a single one.
+        torch.manual_seed(seed + self._ranks.rank)
         network = self._trainee.student.network.train()
         if progress.quantized:
             frozen = phase.is_frozen(progress.place)
@@ -263,20 +272,24 @@ class StageRun:
         for name, loss in losses.items():
             if not math.isfinite(loss):
                 raise self._diverged(f"{name} loss is {loss}")
+        self._ranks.require_equal(*self._trainee.modules)
         return losses
 
     def _validate(self) -> float:
         """Validation mAP; of the folded, bias-snapped integers once the network is quantized."""
         network, val = self._trainee.student.judged, self._work.val
+        own = val.select(torch.arange(len(val))[self._ranks.part(len(val))])
         if self._progress.quantized:
             reference = qat.reference_form(network).cpu()
-            logits = predict(reference, val, torch.device("cpu"))
+            logits = predict(reference, own, torch.device("cpu"))
         else:
-            logits = predict(network.eval(), val, self._work.device)
+            logits = predict(network.eval(), own, self._work.device)
+        logits = self._ranks.join(torch.from_numpy(logits), len(val)).numpy()
         if not np.isfinite(logits).all():
             raise self._diverged("network answers with numbers that are not finite")
         scores = label_scores(logits, self._work.labels)
-        return mean_average_precision(scores, val.targets.numpy())
+        # One process's value for all: patience and plateau must see the same last digit.
+        return self._ranks.from_writer(lambda: mean_average_precision(scores, val.targets.numpy()))
 
     def _diverged(self, what: str) -> RecipeError:
         return RecipeError(
@@ -288,25 +301,33 @@ class StageRun:
 
     def _keep(self, name: str) -> None:
         """Write the weights that may become the checkpoint."""
+        folder, network = self._work.folder, self._trainee.student.judged
         values = {"epoch": self._progress.epoch}
-        save_state(self._work.folder, name, self._trainee.student.judged.state_dict(), values)
+        self._ranks.on_writer(lambda: save_state(folder, name, network.state_dict(), values))
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self._ranks.from_writer(lambda: load_state(self._work.folder, name))
 
     def _selected(self) -> Classifier:
         name = BEST_QAT if self._progress.quantized else BEST_FLOAT
         network = self._trainee.student.network
-        network.load_state_dict(load_state(self._work.folder, name)[0])
+        network.load_state_dict(self._read(name)[0])
         if self._progress.quantized:
             qat.set_phase(network, observers=False, bn_frozen=True)
         return network.cpu().eval()
 
     def _save(self) -> None:
         """Write all that continuing needs; with this the epoch counts as trained."""
-        tensors, values = self._trainee.state()
-        progress = self._progress.to_dict()
-        save_state(self._work.folder, STATE, tensors, {"progress": progress, "trainee": values})
+
+        def save() -> None:
+            tensors, values = self._trainee.state()
+            progress = self._progress.to_dict()
+            save_state(self._work.folder, STATE, tensors, {"progress": progress, "trainee": values})
+
+        self._ranks.on_writer(save)
 
     def _restore(self) -> None:
-        tensors, values = load_state(self._work.folder, STATE)
+        tensors, values = self._read(STATE)
         self._progress = Progress.from_dict(values["progress"])
         if self._progress.quantized:
             self._trainee = self._compose(self._prepare(self._trainee.student.network))

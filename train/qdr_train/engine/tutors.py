@@ -10,6 +10,7 @@ from qdr_train.data.images import Images
 from qdr_train.distill.guide import Guide
 from qdr_train.distill.objective import LabelLoss
 from qdr_train.engine.average import WeightAverage
+from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.models import Classifier
 from qdr_train.recipe import Stage, StudentStage
 
@@ -38,6 +39,7 @@ def tutor_of(
     *,
     exclusive: bool,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Tutor:
     """A teacher for a student, as the student's recipe has it learn.
 
@@ -49,6 +51,7 @@ def tutor_of(
         ours: Training images of the student's.
         exclusive: Each image carries exactly one label.
         device: Where to compute.
+        ranks: The processes that train together.
     """
     learns = stage.distill.teacher_learns
     learner = network if learns != "frozen" else None
@@ -68,5 +71,6 @@ def tutor_of(
         objective=LabelLoss.fitted(
             teacher.loss, theirs.targets, exclusive=exclusive, device=device
         ),
+        ranks=ranks,
     )
     return Tutor(guide, learner, average)
