@@ -15,6 +15,7 @@ from qdr_bench.statistics import (
     allowed_over_latency,
     coefficient_of_variation,
     early_stopping_ns,
+    exact_interval,
     minimum_queries,
     paired_ratio,
     percentile_ns,
@@ -109,3 +110,11 @@ def test_round_medians_and_variation() -> None:
     assert round_medians([[1, 2, 30], [4, 4]]).tolist() == [2.0, 4.0]
     assert coefficient_of_variation([5]) == 0
     assert coefficient_of_variation([9, 11]) == pytest.approx(math.sqrt(2) / 10)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 1000), (3, 40), (20, 40), (40, 40)])
+def test_the_exact_interval_is_clopper_and_pearsons(count: int, n: int) -> None:
+    from scipy import stats
+
+    expected = stats.binomtest(count, n).proportion_ci(0.95, method="exact")
+    assert exact_interval(count, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
