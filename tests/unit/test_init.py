@@ -6,19 +6,25 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qdr_edge.checkpoint import load_checkpoint
 from qdr_edge.errors import CheckpointError, QdrError, RecipeError
 from qdr_edge.files import sha256_file
 from qdr_edge.labels import LabelSet
 from qdr_train.data.images import network_input
+from qdr_train.engine import program
+from qdr_train.engine.stage import StageRun
 from qdr_train.models import Classifier, build
 from qdr_train.models.init import IMAGENET_MEAN, IMAGENET_STD, initial_weights
-from qdr_train.recipe import Model
+from qdr_train.recipe import Model, Recipe
+from qdr_train.recipe.files import load_recipe
+from tests.eyes import write_eyes
 
 LABELS = LabelSet.custom(("NOR", "AMD", "DR"))
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
@@ -315,3 +321,61 @@ def test_a_wrong_file_is_refused_before_it_is_used(tmp_path: Path) -> None:
         assert type(caught.value) is kind, title
         for word in words:
             assert word in str(caught.value), title
+
+
+RECIPE = """
+name: tiny
+seed: 3
+size: 32
+stages:
+  teacher-fundus:
+    role: teacher
+    modality: fundus
+    model: {name: qdr-small, width: 0.1INIT}
+    batch: 6
+    epochs: EPOCHS
+    ema: 0.9
+"""
+
+
+def recipe_of(folder: Path, epochs: int, init: str = "") -> Recipe:
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.replace("EPOCHS", str(epochs)).replace("INIT", init))
+    return load_recipe(path)
+
+
+def test_a_run_begins_with_them_and_resumes_without_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, options = write_eyes(tmp_path / "eyes"), program.Options(threads=1)
+    first = program.begin(recipe_of(tmp_path, 1), table, tmp_path / "first", options)
+    (weights,) = (first / "teacher-fundus").glob("best-float-*")
+    digest = sha256_file(weights)
+    init = f", init: {{file: {first / 'teacher-fundus'}, sha256: {digest}, layout: qdr}}"
+
+    kept = program.begin(recipe_of(tmp_path, 0, init), table, tmp_path / "kept", options)
+    assert sha256_file(next((kept / "teacher-fundus").glob("best-float-*"))) == digest
+    provenance = load_checkpoint(kept / "teacher-fundus").provenance
+    assert provenance["initial_weights"] == {"layout": "qdr", "sha256": digest}
+    assert load_checkpoint(first / "teacher-fundus").provenance["initial_weights"] is None
+
+    recipe = recipe_of(tmp_path, 2, init)
+    whole = program.begin(recipe, table, tmp_path / "whole", options)
+    advance = StageRun.advance
+
+    def interrupted(stage: StageRun) -> None:
+        advance(stage)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            program.begin(recipe, table, tmp_path / "again", options)
+    weights.unlink()
+    again = program.resume(tmp_path / "again", options)
+    results = [load_checkpoint(run / "teacher-fundus").tensors for run in (whole, again)]
+    assert all(np.array_equal(value, results[1][name]) for name, value in results[0].items())
+
+    with pytest.raises(RecipeError, match="no float weights"):
+        program.begin(recipe, table, tmp_path / "late", options)
+    assert not (tmp_path / "late").exists()

@@ -39,6 +39,7 @@ from qdr_train.engine.run_folder import (
 from qdr_train.engine.stage import STATE, StageRun, Work
 from qdr_train.engine.state import drop_state
 from qdr_train.engine.tutors import Tutor, tutor_of
+from qdr_train.models.init import initial_weights
 from qdr_train.quant.exclude import float_layers
 from qdr_train.recipe import Recipe, Stage, StudentStage, TeacherStage
 
@@ -98,6 +99,7 @@ def _plan(
     for modality in recipe.modalities():
         require_splits(samples, modality)
     _require_trainable(recipe, samples.labels, options)
+    _require_initial_weights(recipe, samples.labels)
     return samples, {
         "synthetic": is_synthetic(data),
         "data_source": str(data),
@@ -299,6 +301,19 @@ def _tutors(
             )
         )
     return tutors
+
+
+def _require_initial_weights(recipe: Recipe, labels: LabelSet) -> None:
+    """Check the weights that stages begin with; a resumed run may need them no more.
+
+    Raises:
+        RecipeError, CheckpointError: As `initial_weights`.
+    """
+    for stage in recipe.stages.values():
+        if stage.model.init is not None:
+            with torch.device("meta"):
+                network = new_network(stage, recipe, labels)
+            initial_weights(stage.model, network, labels)
 
 
 def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> None:

@@ -50,7 +50,7 @@ def write_checkpoint(
             role=_role(stage),
             modality=stage.modality,
             synthetic=run.synthetic,
-            model=stage.model.model_dump(),
+            model=stage.model.model_dump(exclude={"init"}),
             labels=labels,
             preprocess=PreprocessSpec(stage.modality, run.recipe.size),
             scheme=run.recipe.quant_scheme() if quantized else None,
@@ -90,6 +90,7 @@ def _role(stage: Stage) -> str:
 
 def _provenance(run: Run, stage: Stage, outcome: Outcome) -> dict[str, Any]:
     teachers = stage.teachers if isinstance(stage, StudentStage) else ()
+    init = stage.model.init
     return {
         "recipe": run.recipe.name,
         "recipe_sha256": run.recipe_sha256,
@@ -99,6 +100,8 @@ def _provenance(run: Run, stage: Stage, outcome: Outcome) -> dict[str, Any]:
         "teacher_sha256": {
             teacher: sha256_file(run.folder / teacher / CHECKPOINT_FILE) for teacher in teachers
         },
+        # Without the file's name: a path may tell of people and places.
+        "initial_weights": init and {"layout": init.layout, "sha256": init.sha256},
         "git_commit": git_commit(),
         "versions": tool_versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

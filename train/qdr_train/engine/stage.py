@@ -37,6 +37,7 @@ from qdr_train.engine.selection import mean_average_precision
 from qdr_train.engine.state import drop_state, has_state, load_state, save_state
 from qdr_train.engine.tutors import Tutor
 from qdr_train.models import Classifier
+from qdr_train.models.init import initial_weights
 from qdr_train.quant import qat
 from qdr_train.recipe import Recipe, Stage, StudentStage
 
@@ -129,7 +130,9 @@ class StageRun:
                 # The state is saved first: a kill may have come before the log was written.
                 work.log.repair(work.name, progress.epoch, progress.figures)
             return
-        if not self._stage.epochs:
+        if self._stage.model.init is not None:
+            self._ranks.on_writer(self._take_initial_weights)  # align hands them on
+        elif not self._stage.epochs:
             refresh_batch_norm(self._trainee.student.network, self._calibration(), work.device)
         self._ranks.align(*self._trainee.modules)
         if not self._stage.epochs:
@@ -184,6 +187,14 @@ class StageRun:
             work.device,
             self._ranks,
         )
+
+    def _take_initial_weights(self) -> None:
+        """Weights of the recipe's file in place of random ones; only where nothing is trained."""
+        work, student = self._work, self._trainee.student
+        weights = initial_weights(self._stage.model, student.network, work.labels)
+        for network in {student.network, student.judged}:  # the average begins there too
+            weights.load_into(network)
+        work.log.say(f"{work.name}: {weights}")
 
     def _calibration(self) -> Images:
         """A few training images, the same in every process."""
