@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qdr_edge.decision import Outcome
 from qdr_edge.gate.features import FEATURES, GateFeatures, check_modality, measure
-from qdr_edge.gate.limits import SPANS, End, GateLimits, default_limits
+from qdr_edge.gate.limits import SPANS, GateLimits, default_limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,11 +105,12 @@ def fit_limits(
     """The limits that reject at most a stated share of the user's own gradable images.
 
     Limits of kind are the defaults, widened where these images need it: that a few images do not
-    show something is no reason to call it invalid. Limits of quality stand where together they
-    reject the stated share, and a little further out, so that about as many of the next images
-    are. Both move within fixed bounds only: unusable images among the given ones do not open the
-    gate, and clean ones do not close it to another camera. Fewer than 30 images leave the
-    defaults as they are, fewer than 100 make none stricter.
+    show something is no reason to call it invalid. Limits of quality are widened where the
+    defaults reject too many and made stricter where they reject too few, to where together they
+    reject the stated share; a little further out, so that about as many of the next images are.
+    All move within fixed bounds only: unusable images among the given ones do not open the gate,
+    and clean ones do not close it to another camera. Fewer than 30 images leave the defaults as
+    they are, fewer than 100 make none stricter.
 
     Args:
         features: Of gradable images of the modality.
@@ -125,22 +126,30 @@ def fit_limits(
     ordered = _ordered(features)
     # The ends of kind may reject a part of the rate, the ends of quality what is left of it.
     share = rejection_rate / (2 * len(FEATURES))
-    limits = _moved(limits, ordered, modality, _INVALID, int(share * len(features)))
-
-    def rejected(rank: int) -> int:
-        moved = _moved(limits, ordered, modality, _UNGRADABLE, rank)
-        return sum(judge(entry, modality, moved).outcome is not None for entry in features)
-
+    rank = int(share * len(features))
+    limits = _moved(limits, ordered, modality, _INVALID, rank, outwards=True)
     allowed = int(rejection_rate * len(features))
-    # The more each end of quality rejects, the more they reject together.
+
+    def rejected(by: GateLimits) -> int:
+        return sum(judge(entry, modality, by).outcome is not None for entry in features)
+
+    # All ends of quality move the same way: none is opened for what another one shuts out.
+    outwards = rejected(limits) > allowed
+    if not outwards and len(features) < _STRICTER_AT_LEAST:
+        return limits
+
+    def candidate(rank: int) -> GateLimits:
+        return _moved(limits, ordered, modality, _UNGRADABLE, rank, outwards=outwards)
+
+    # The more images each end rejects, the more they reject together.
     rank, too_many = 0, allowed + 1
     while too_many - rank > 1:
         middle = (rank + too_many) // 2
-        if rejected(middle) <= allowed:
+        if rejected(candidate(middle)) <= allowed:
             rank = middle
         else:
             too_many = middle
-    return _moved(limits, ordered, modality, _UNGRADABLE, rank)
+    return candidate(rank) if outwards or rejected(candidate(rank)) <= allowed else limits
 
 
 def _ordered(features: Sequence[GateFeatures]) -> dict[str, list[float]]:
@@ -154,28 +163,28 @@ def _moved(
     modality: str,
     outcome: Outcome,
     rank: int,
+    *,
+    outwards: bool,
 ) -> GateLimits:
-    """The limits with the ends of one outcome behind `rank` values at each, within their bounds."""
+    """The limits with the ends of one outcome behind `rank` values at each.
+
+    They move outwards only, or inwards only, and no further than their bounds.
+    """
     low, high = list(limits.low), list(limits.high)
+    margin = _KIND_MARGIN if outcome is _INVALID else _QUALITY_MARGIN
     for name, side, kind, _ in _RULES:
         if kind is not outcome:
             continue
         column, index = ordered[name], FEATURES.index(name)
         middle = column[len(column) // 2]
-        margin = _KIND_MARGIN if kind is _INVALID else _QUALITY_MARGIN
+        reached = column[rank] if side == "low" else column[-1 - rank]
+        place = reached - margin * (middle - reached)
         span = SPANS[modality][name]
+        end = span.low if side == "low" else span.high
+        first, last = sorted((end.default, end.widest if outwards else end.strictest))
+        moved = min(max(place, first), last)
         if side == "low":
-            reached = column[rank]
-            place = reached - margin * (middle - reached)
-            strictest = _strictest(span.low, len(column))
-            low[index] = min(strictest, max(span.low.widest, place))
+            low[index] = moved
         else:
-            reached = column[-1 - rank]
-            place = reached + margin * (reached - middle)
-            strictest = _strictest(span.high, len(column))
-            high[index] = max(strictest, min(span.high.widest, place))
+            high[index] = moved
     return GateLimits(tuple(low), tuple(high))
-
-
-def _strictest(end: End, images: int) -> float:
-    return end.strictest if images >= _STRICTER_AT_LEAST else end.default

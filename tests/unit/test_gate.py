@@ -205,6 +205,15 @@ def test_limits_of_quality_follow_the_images() -> None:
     assert 1 <= of_the_next <= 16
 
 
+def test_no_limit_of_quality_gets_stricter_while_another_is_widened() -> None:
+    # Many are too blurred for the default, none is too bright: only the first is of concern.
+    some = [replace(f, grain=f.grain - 0.4) for f in features(400, grain=0.05, brightness=5.0)]
+    default, fitted = default_limits("fundus"), fit_limits(some, "fundus", 0.02)
+    assert limit(fitted, "grain")[0] < limit(default, "grain")[0]
+    for name in ("brightness", "contrast", "detail", "visible"):
+        assert limit(fitted, name) == limit(default, name), name
+
+
 def test_a_few_images_make_nothing_stricter() -> None:
     assert fit_limits(features(99), "fundus") == default_limits("fundus")
 
