@@ -28,13 +28,14 @@ def record(subject: Subject, levels: Sequence[str], by: Sequence[str]) -> dict[s
         by: By which columns.
 
     Returns:
-        A JSON object: the file, and how many evaluations of this modality and split stand in it
-        from before, how many of them of this very artefact.
+        A JSON object: the file, and how many evaluations of these very images stand in it from
+        before, how many of them of this very artefact.
 
     Raises:
         OutputError: It cannot be written: an evaluation that leaves no trace is not made.
     """
     path = subject.folder / FILE
+    same_images = ("modality", "split", "data_sha256")
     entry = {
         "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "tool_version": __version__,
@@ -58,7 +59,7 @@ def record(subject: Subject, levels: Sequence[str], by: Sequence[str]) -> dict[s
             before = [
                 earlier
                 for earlier in map(_parsed, handle)
-                if all(earlier.get(key) == entry[key] for key in ("modality", "split"))
+                if all(earlier.get(key) == entry[key] for key in same_images)
             ]
             handle.write(json.dumps(entry, sort_keys=True) + "\n")
             handle.flush()

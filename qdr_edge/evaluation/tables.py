@@ -121,7 +121,8 @@ def _show_gate(console: Console, gate: Mapping[str, Any]) -> None:
     counts = [("graded", gate["graded"]), *gate["rejected"].items()]
     total = sum(count for _, count in counts)
     rows = [(name, f"{count} of {total} ({100 * count / total:.1f} %)") for name, count in counts]
-    console.print(pairs("\nGate", rows))
+    console.print()
+    console.print(pairs("Gate", rows))
     for rejection in gate["rejections"][:_FEW]:
         console.print(Text(f"    {printable(rejection['file'])}: {printable(rejection['reason'])}"))
     if len(gate["rejections"]) > _FEW:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qdr_edge.decision import DecisionRule
+from qdr_edge.labels import LabelSet
 from qdr_edge.runtime import Availability
 from qdr_export.emission import Artefact, Emission
 from qdr_export.parity import ParityReport, compare_rungs
@@ -22,7 +23,7 @@ LOGITS = np.array([[0.1, 0.4, 2.0, 9.0], [-0.1, 0.5, 0.9, -9.0]], np.float32)
 IMAGES = ("a.png", "b.png")
 
 
-def _report(*, ok: bool = True, **forms: np.ndarray) -> ParityReport:
+def _report(rule: DecisionRule = RULE, *, ok: bool = True, **forms: np.ndarray) -> ParityReport:
     here = Availability(ok, "1", "no module", "pip install it")
     emission = Emission(
         b"",
@@ -32,7 +33,7 @@ def _report(*, ok: bool = True, **forms: np.ndarray) -> ParityReport:
     logits = {REFERENCE: LOGITS, FLOAT_TWIN: LOGITS}
     logits |= {name.replace("_", "-"): value for name, value in forms.items()}
     return compare_rungs(
-        Outputs(logits, dict.fromkeys(logits, "test 1"), ()), emission, RULE, IMAGES
+        Outputs(logits, dict.fromkeys(logits, "test 1"), ()), emission, rule, IMAGES
     )
 
 
@@ -92,3 +93,32 @@ def test_nan_counts_as_a_difference() -> None:
     assert report.failures[0].flips[0].label == "NOR"
     assert report.rung("ort-x86").largest == np.inf
     json.dumps(_json_numbers(report.to_dict()), allow_nan=False)
+
+
+@pytest.mark.parametrize("exclusive", [False, True], ids=["together", "exclusive"])
+@pytest.mark.parametrize("label", range(4))
+def test_a_logit_that_is_no_number_is_a_flip_of_any_label(label: int, exclusive: bool) -> None:
+    labels = LabelSet.custom(LABELS.codes, exclusive=exclusive)
+    # Every label is negative: a comparison with NaN would be "negative" too.
+    rule = DecisionRule(labels, 1.0, (float("inf"),) * 4)
+    broken = LOGITS.copy()
+    broken[1, label] = np.nan
+    (failed,) = _report(rule, trainer=LOGITS, ort_x86=broken, openvino=LOGITS).failures
+    flips = {(flip.image, flip.label) for flip in failed.flips}
+    # A softmax with a NaN in it says nothing of any label.
+    touched = labels.codes if exclusive else (labels.codes[label],)
+    assert flips == {("b.png", code) for code in touched}
+    assert failed.largest == np.inf
+
+
+def test_exclusive_labels_flip_by_their_log_odds() -> None:
+    labels = LabelSet.custom(LABELS.codes, exclusive=True)
+    rule = DecisionRule(labels, 1.0, (0.0,) * 4)
+    # The same answer: a softmax ignores what all logits share, so no decision changes.
+    report = _report(rule, trainer=LOGITS + 5, ort_x86=LOGITS, openvino=LOGITS)
+    assert not report.failures
+    assert report.rung("trainer").exact == 0
+    other = LOGITS.copy()
+    other[1, 2] += 3
+    (failed,) = _report(rule, trainer=LOGITS, ort_x86=other, openvino=LOGITS).failures
+    assert {flip.label for flip in failed.flips} == {LABELS.codes[2]}
