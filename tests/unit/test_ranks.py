@@ -10,24 +10,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from qdr_edge.errors import BackendError, DatasetError, QdrError
+from qdr_edge.errors import BackendError, DatasetError, QdrError, RecipeError
 from qdr_edge.scheme import EXACT, QuantScheme
 from qdr_train.data.augment import Augmentation, augment
+from qdr_train.data.images import Images
+from qdr_train.data.sampling import steps_of
 from qdr_train.data.share import Share
 from qdr_train.distill.guide import alignment
 from qdr_train.distill.losses import DistillationWeights, alone, distillation
 from qdr_train.distill.objective import LabelLoss
 from qdr_train.distill.pairing import LabelPairing
 from qdr_train.engine import ranks as ranks_module
+from qdr_train.engine.average import WeightAverage
+from qdr_train.engine.learner import Learner, Trainee
+from qdr_train.engine.loop import train_epoch
+from qdr_train.engine.precision import Precision
+from qdr_train.engine.program import require_shares
 from qdr_train.engine.ranks import ALONE, Ranks
-from qdr_train.models import build
+from qdr_train.engine.tutors import tutor_of
+from qdr_train.models import Classifier, build
 from qdr_train.quant import qat
+from qdr_train.recipe import Optimizer, StudentStage, TeacherStage
 
 BATCH, CLASSES = 12, 5
+CPU = torch.device("cpu")
 
 
 class Small(nn.Module):
@@ -121,6 +132,79 @@ def frozen(ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return before, dict(network.named_buffers())
 
 
+def without_batch_norm(seed: int) -> Classifier:
+    """A network whose answer to an image does not depend on the others of the batch."""
+    torch.manual_seed(seed)
+    network = build("qdr-small", CLASSES, width=0.34, dropout=0.0)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return network
+
+
+def some_images(count: int, seed: int) -> Images:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    targets = torch.from_numpy((rng.random((count, CLASSES)) < 0.4).astype(np.float32))
+    return Images(pixels, np.arange(count), targets, tuple(map(str, range(count))))
+
+
+def trained(ranks: Ranks, learns: str) -> dict[str, Tensor]:
+    """Weights and losses after an epoch as a stage trains it: three steps in two parts each."""
+    ours, theirs = some_images(3 * BATCH, 1), some_images(20, 2)
+    student, teacher = without_batch_norm(3), without_batch_norm(4)
+    views = "fixed" if learns == "frozen" else "augmented"
+    stage = StudentStage.model_validate(
+        {
+            "role": "student",
+            "modality": "oct",
+            "model": {"name": "qdr-small"},
+            "batch": BATCH,
+            "accumulate": 2,
+            "sampler": "balanced",
+            "distill": {"teacher_learns": learns, "teacher_views": views, "teacher_images": 2},
+        }
+    )
+    frozen = TeacherStage.model_validate(
+        {"role": "teacher", "modality": "fundus", "model": {"name": "qdr-small"}}
+    )
+    tutor = tutor_of(teacher, frozen, stage, theirs, ours, exclusive=False, device=CPU, ranks=ranks)
+    torch.manual_seed(6)
+    align = alignment(student.feature_dim, teacher.feature_dim)
+    settings = Optimizer(name="sgd", lr=0.05, clip_norm=0.5)
+    average = WeightAverage(student, 0.5, warm_up=False)
+    teachers = [] if tutor.learner is None else [Learner(tutor.learner, settings)]
+    trainee = Trainee(
+        Learner(student.train(), settings, beside=[align], average=average),
+        LabelLoss(),
+        (tutor.guide,),
+        nn.ModuleList([align]),
+        tuple(teachers),
+        Precision("float32", CPU),
+        CPU,
+        ranks,
+    )
+    before = [p.detach().clone() for p in trainee.modules[0].parameters()]
+    losses = train_epoch(
+        trainee,
+        ours,
+        stage,
+        learning_rate=lambda share: 0.05,
+        generator=torch.Generator().manual_seed(8),
+        progress=lambda done, total: None,
+    )
+    ranks.require_equal(*trainee.modules)
+    moved = zip(before, trainee.modules[0].parameters(), strict=True)
+    assert all(not torch.equal(old, new) for old, new in moved)
+    found = {
+        f"{number}.{name}": value.detach().clone()
+        for number, module in enumerate(trainee.modules)
+        for name, value in module.state_dict().items()
+    }
+    return {**found, **{name: torch.tensor(value) for name, value in losses.items()}}
+
+
 def found_by(ranks: Ranks) -> dict[str, Any]:
     """Everything that the tests look at, as one process sees it."""
     torch.set_num_threads(1)
@@ -130,6 +214,7 @@ def found_by(ranks: Ranks) -> dict[str, Any]:
         "observed": observed(ranks, QuantScheme.named("portable"), bn_frozen=False),
         "ranges": observed(ranks, EXACT, bn_frozen=True),
         "frozen": frozen(ranks),
+        "epochs": {learns: trained(ranks, learns) for learns in ("frozen", "along")},
         "told": ranks.from_writer(lambda: {"from": ranks.rank, "tensor": torch.arange(3)}),
     }
     network = nn.Linear(2, 2)
@@ -216,6 +301,20 @@ def test_losses_and_gradients_equal_those_of_one_process(
         for name, value in expected.items():
             assert value.abs().max() > 1e-7, name
             torch.testing.assert_close(found["step"][name], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("learns", ["frozen", "along"])
+def test_an_epoch_ends_with_the_weights_of_one_process(
+    together: Together, single: Mapping[str, Any], learns: str
+) -> None:
+    """Order, views, partners, prototypes, parts, averages, and the teacher that learns along."""
+    expected = single["epochs"][learns]
+    assert expected["cpm"] > 1e-3
+    assert ("teacher" in expected) == (learns == "along")
+    for found in together[0]:
+        assert set(found["epochs"][learns]) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(found["epochs"][learns][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_prototypes_of_one_process_alone_would_not_be_enough(
@@ -347,3 +446,23 @@ def test_cores_are_divided_and_a_missing_gpu_is_named(monkeypatch: pytest.Monkey
     with pytest.raises(BackendError, match="2 processes on a machine with 1 GPUs"):
         two.device("cuda")
     assert replace(two, local_rank=0).device("cuda") == torch.device("cuda", 0)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest() -> None:
+    def stage(batch: int, accumulate: int) -> TeacherStage:
+        values = {"role": "teacher", "modality": "oct", "model": {"name": "qdr-small"}}
+        return TeacherStage.model_validate({**values, "batch": batch, "accumulate": accumulate})
+
+    require_shares(stage(10, 5), "teacher-oct", 1)
+    require_shares(stage(12, 2), "teacher-oct", 3)
+    with pytest.raises(RecipeError, match="a multiple of 4, such as 8 or 12") as caught:
+        require_shares(stage(10, 1), "teacher-oct", 4)
+    assert "--set stages.teacher-oct.batch=8" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"in 2 parts; expected a multiple of 8, such as 8;"):
+        require_shares(stage(6, 2), "teacher-oct", 4)
+
+
+def test_few_images_are_still_shared_evenly() -> None:
+    steps = steps_of(torch.arange(11), batch=16, accumulate=2, processes=2)
+    assert [[len(part) for part in step] for step in steps] == [[4, 4]]
+    assert steps_of(torch.arange(3), batch=16, accumulate=2, processes=2) == []

@@ -338,7 +338,7 @@ def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> No
         if isinstance(stage, StudentStage) and stage.quantize:
             float_layers(network, stage.quantization)  # globs that match nothing are found now
         require_precision(stage.precision, chosen, name)
-        _require_shares(stage, name, options.ranks.size)
+        require_shares(stage, name, options.ranks.size)
         if labels.exclusive and stage.loss.name == "asymmetric":
             raise RecipeError(
                 "an asymmetric loss, and labels that exclude each other",
@@ -348,8 +348,12 @@ def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> No
             )
 
 
-def _require_shares(stage: Stage, name: str, processes: int) -> None:
-    """Check that every part of a batch divides evenly: a mean of unequal shares is not the mean."""
+def require_shares(stage: Stage, name: str, processes: int) -> None:
+    """Check that every part of a batch divides evenly: a mean over unequal shares is not the mean.
+
+    Raises:
+        RecipeError: It does not; the nearest batches are named.
+    """
     each = processes * stage.accumulate
     if processes == 1 or stage.batch % each == 0:
         return

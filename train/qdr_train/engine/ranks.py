@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ T = TypeVar("T")
 # work that one does for all, such as decoding a large data set.
 _PATIENCE = timedelta(days=1)
 _BUCKET_BYTES = 25 * 2**20
+# What the others wait with an error that rank 0 tells: torchrun ends all as soon as one has ended.
+_AFTER_RANK_0_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ class Ranks(Share):
         if not self.is_writer:
             value, exit_code = self._send(None)
             if exit_code is not None:
+                time.sleep(_AFTER_RANK_0_S)
                 raise SystemExit(exit_code)
             return cast(T, value)
         try:
