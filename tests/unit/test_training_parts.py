@@ -15,6 +15,7 @@ from qdr_edge.errors import CheckpointError
 from qdr_train.data.augment import Augmentation
 from qdr_train.data.images import Images, network_input, predict
 from qdr_train.distill.guide import Guide, StudentBatch, alignment
+from qdr_train.distill.objective import LabelLoss
 from qdr_train.distill.pairing import LabelPairing
 from qdr_train.engine.logs import LOG_FILE, RunLog
 from qdr_train.engine.progress import Progress
@@ -89,7 +90,8 @@ def student_batch(images: Images, model: Classifier) -> StudentBatch:
     rows = torch.arange(6)
     view = images.take(rows).float()
     features, logits = model.forward_features(network_input(view))
-    return StudentBatch(rows, view, features, logits, images.targets[rows])
+    targets = images.targets[rows]
+    return StudentBatch(rows, view, features, logits, targets, LabelLoss()(logits, targets))
 
 
 @pytest.mark.parametrize("views", ["fixed", "augmented"])
@@ -135,6 +137,30 @@ def test_fixed_and_augmented_views_agree_where_nothing_moves() -> None:
         found.append(guide.losses(batch, align, torch.Generator().manual_seed(3)).student)
     for name in ("cpm", "csa"):
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_limit_keeps_a_guide_from_outpulling_the_labels() -> None:
+    images, student = some_images(), network(2).eval()
+    pulls = []
+    for limit in (None, 0.5):
+        guide = Guide(
+            network(1),
+            some_images(seed=4),
+            Augmentation(),
+            images,
+            same_modality=False,
+            settings=Distill(alpha=500.0, gradient_limit=limit),
+            device=CPU,
+        )
+        torch.manual_seed(0)
+        align = alignment(student.feature_dim, guide.feature_dim)
+        batch = student_batch(images, student)
+        terms = guide.losses(batch, align, torch.Generator().manual_seed(3)).student
+        sums = (terms["cpm"] + terms["csa"], batch.label_loss)
+        norms = [torch.autograd.grad(s, batch.features, retain_graph=True)[0].norm() for s in sums]
+        pulls.append((norms[0] / norms[1]).item())
+    assert pulls[0] > 1
+    assert pulls[1] == pytest.approx(0.5, rel=1e-4)
 
 
 def test_state_is_committed_as_a_pair(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qdr_train.data.augment import Augmentation, augment
 from qdr_train.data.images import PREDICT_BATCH, Images, network_input
+from qdr_train.distill.balance import limited
 from qdr_train.distill.losses import DistillationWeights, distillation
 from qdr_train.distill.objective import LabelLoss
 from qdr_train.distill.pairing import LabelPairing
@@ -40,6 +41,7 @@ class StudentBatch:
         features: [B, D].
         logits: [B, K].
         targets: 0/1 [B, K].
+        label_loss: What the logits cost against the labels, scalar.
     """
 
     rows: Tensor
@@ -47,6 +49,7 @@ class StudentBatch:
     features: Tensor
     logits: Tensor
     targets: Tensor
+    label_loss: Tensor
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,9 @@ class Guide:
             self._ranks.add,
         )
         found = {"cpm": cpm, "csa": csa}
+        limit = self._settings.gradient_limit
+        if limit is not None:
+            found = limited(found, batch.label_loss, batch.features, limit, self._ranks.add)
         if self._same and self._settings.soft_labels:
             soft = self._objective.against_answers(batch.logits, logits)
             found["soft"] = self._settings.soft_labels * soft

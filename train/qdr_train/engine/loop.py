@@ -113,9 +113,10 @@ def _losses(
     targets = images.targets[rows].to(trainee.device)
     answer = trainee.precision.answer
     features, logits = answer(trainee.student.network, view)
-    losses = {"label": trainee.objective(logits, targets)}
+    label_loss = trainee.objective(logits, targets)
+    losses = {"label": label_loss}
     teachers = []
-    seen = StudentBatch(rows, view, features, logits, targets)
+    seen = StudentBatch(rows, view, features, logits, targets, label_loss)
     for guide, align in zip(trainee.guides, trainee.aligns, strict=True):
         guidance = guide.losses(seen, align, generator, answer)
         if guidance.teacher is not None:

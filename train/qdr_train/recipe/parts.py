@@ -142,6 +142,9 @@ class Distill(Strict):
         alpha: Weight of class prototype matching (CPM); 0 leaves it out.
         beta: Weight of class similarity alignment (CSA); 0 leaves it out.
         temperature: T of both.
+        gradient_limit: Largest gradient of CPM and CSA together at the student's features, in
+            gradients of the label loss; both terms are scaled down to it. Null leaves them at
+            the size that alpha, beta and temperature give them, as published.
         teacher_images: Teacher images drawn for each student image of the batch.
         teacher_views: "fixed": the teacher sees each image once, unaugmented, and its answers
             are kept; "augmented": it sees a new view in each step.
@@ -156,6 +159,7 @@ class Distill(Strict):
     alpha: Annotated[float, Field(ge=0)] = 2.0
     beta: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(gt=0)] = 4.0
+    gradient_limit: Annotated[float, Field(gt=0)] | None = None
     teacher_images: Positive = 1
     teacher_views: Literal["fixed", "augmented"] = "fixed"
     soft_labels: Annotated[float, Field(ge=0)] = 0.0
