@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,16 @@ from qdr_edge.checkpoint import Checkpoint, load_checkpoint
 from qdr_edge.errors import CheckpointError, DatasetError, OutputError, RecipeError
 from qdr_edge.samples import read_csv
 from qdr_train.engine import program, stage
+from qdr_train.engine.networks import BEST_FLOAT
 from qdr_train.engine.program import Options
 from qdr_train.engine.selection import mean_average_precision
+from qdr_train.engine.state import load_state
 from qdr_train.recipe import Recipe
 from qdr_train.recipe.files import load_recipe
 from tests.eyes import CODES, write_eyes, write_recipe
 
 ONE_THREAD = Options(threads=1)
+STAGES = ("teacher-fundus", "student-oct")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +46,14 @@ def contents(folder: Path) -> dict[str, Checkpoint]:
     return {p.parent.name: load_checkpoint(p.parent) for p in folder.glob("*/checkpoint.json")}
 
 
-def assert_same(left: Path, right: Path) -> None:
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same(left: Path, right: Path, stages: Collection[str] = STAGES) -> None:
     """Bit for bit: weights, scales and every proven logit."""
     one, other = contents(left), contents(right)
-    assert set(one) == set(other) == {"teacher-fundus", "student-oct"}
+    assert set(one) == set(other) == set(stages)
     for name, checkpoint in one.items():
         for part in ("tensors", "probe"):
             mine, theirs = getattr(checkpoint, part), getattr(other[name], part)
@@ -62,8 +71,7 @@ def test_run_directory_holds_what_the_next_stages_need(run: Path, recipe: Recipe
     assert [s["status"] for s in record["stages"]] == ["done", "done"]
     assert load_recipe(run / "recipe.yaml") == recipe
     assert len(read_csv(run / "data.csv")) == 64
-    events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
-    assert events.count("epoch") == 6
+    assert [event["event"] for event in events(run)].count("epoch") == 6
     assert list((run / "tb").iterdir())
     assert not list(run.glob("*/state*"))
 
@@ -214,8 +222,30 @@ def test_bad_data_makes_no_folder(tmp_path: Path) -> None:
         ],
         # The free scales of the other scheme, and no teacher at all.
         ["scheme=portable", "student.teachers=[]", "student.epochs=1"],
+        # What a large data set asks for, all at once.
+        [
+            "student.precision=bfloat16",
+            "student.loss.name=asymmetric",
+            "student.sampler=balanced",
+            "student.accumulate=2",
+            "student.ema=0.9",
+            "student.epochs=1",
+        ],
+        # Teachers that learn on, and the authors' end of training.
+        [
+            "student.distill={teacher_views: augmented, teacher_learns: ema}",
+            "student.optimizer={name: sgd, lr: 0.01, schedule: plateau, stop_lr: 1.0e-7}",
+            "student.patience=1",
+        ],
     ],
-    ids=["calibrate-only", "float-student", "same-modality", "portable-alone"],
+    ids=[
+        "calibrate-only",
+        "float-student",
+        "same-modality",
+        "portable-alone",
+        "imbalanced",
+        "averaged-teacher",
+    ],
 )
 def test_other_programmes(table: Path, tmp_path: Path, settings: list[str]) -> None:
     recipe = load_recipe(
@@ -227,6 +257,112 @@ def test_other_programmes(table: Path, tmp_path: Path, settings: list[str]) -> N
     assert (student.scheme is not None) == quantized
     assert ("reference_logits" in student.probe) == quantized
     assert all(np.isfinite(logits).all() for logits in student.probe.values())
+
+
+ONE_TEACHER = """
+name: one
+size: 32
+stages:
+  teacher-fundus:
+    {role: teacher, modality: fundus, model: {name: qdr-small, width: 0.34}, batch: 6, epochs: 1}
+"""
+
+TWO_STUDENTS = """
+name: two
+seed: 3
+size: 32
+defaults:
+  teacher: {model: {name: qdr-small, width: 0.34}, batch: 6, epochs: 1}
+  student:
+    model: {name: qdr-small, width: 0.34, dropout: 0.2}
+    batch: 6
+    epochs: 1
+    qat_epochs: 1
+    frozen_epochs: 1
+    calibration_images: 6
+    teachers: [teacher-fundus]
+stages:
+  teacher-fundus: {modality: fundus}
+  student-oct: {modality: oct, epochs: 2, distill: &d {teacher_views: augmented}}
+  student-fundus: {modality: fundus, distill: *d}
+"""
+
+
+def test_stages_that_take_turns_end_with_the_bits_of_stages_in_a_row(
+    table: Path, tmp_path: Path
+) -> None:
+    path = write_recipe(tmp_path, TWO_STUDENTS)
+    along = ["student.distill.teacher_learns=along"]
+    row = load_recipe(path, overrides=along)
+    taking_turns = load_recipe(path, overrides=[*along, "alternate=true"])
+    assert program.turns(row) == [["teacher-fundus"], ["student-oct"], ["student-fundus"]]
+    assert program.turns(taking_turns) == [["teacher-fundus"], ["student-oct", "student-fundus"]]
+    left = program.begin(row, table, tmp_path / "row", ONE_THREAD)
+    right = program.begin(taking_turns, table, tmp_path / "turns", ONE_THREAD)
+    order = [event["stage"] for event in events(right) if event["event"] == "epoch"]
+    assert order[1:5] == ["student-oct", "student-fundus"] * 2
+    assert_same(left, right, {"teacher-fundus", "student-oct", "student-fundus"})
+    # The finished teacher's own checkpoint is not what learned on.
+    shared = load_checkpoint(right / "student-oct").provenance["teacher_sha256"]
+    assert shared == load_checkpoint(right / "student-fundus").provenance["teacher_sha256"]
+    learning = [e for e in events(right) if e["event"] == "epoch" and "teacher" in e]
+    assert {event["stage"] for event in learning} == {"student-oct", "student-fundus"}
+
+
+def test_averaged_weights_are_kept_and_handed_on(table: Path, tmp_path: Path) -> None:
+    """With an average that hardly moves, what is kept is not what was trained."""
+    best = {}
+    for ema in (0.0, 0.5):
+        path = write_recipe(tmp_path, ONE_TEACHER)
+        recipe = load_recipe(path, overrides=[f"teacher.ema={ema}"])
+        out = program.begin(recipe, table, tmp_path / f"ema-{ema}", ONE_THREAD)
+        best[ema] = load_state(out / "teacher-fundus", BEST_FLOAT)[0]
+    kept = {key: torch.equal(value, best[0.5][key]) for key, value in best[0.0].items()}
+    # Buffers are copied; weights are averaged, and what ships is the average.
+    assert kept["head.weight"] is False
+    assert all(same for key, same in kept.items() if key.endswith("running_mean"))
+
+
+def test_exclusive_labels_are_trained_with_a_softmax(table: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, ONE_TEACHER)
+    recipe = load_recipe(path, overrides=["data.exclusive=true"])
+    out = program.begin(recipe, table, tmp_path / "run", ONE_THREAD)
+    teacher = load_checkpoint(out / "teacher-fundus")
+    assert teacher.labels.exclusive
+    losses = [e["label"] for e in events(out) if e["event"] == "epoch"]
+    # Untrained cross-entropy over K labels is log K; binary cross-entropy would be log 2.
+    assert losses[0] == pytest.approx(np.log(len(teacher.labels)), rel=0.1)
+    program.resume(out, Options())  # reads its own label set back
+
+
+def test_labels_that_do_not_exclude_each_other_are_named(table: Path, tmp_path: Path) -> None:
+    lines = table.read_text().splitlines()
+    changed = lines[6].replace(",NOR,", ",NOR;DR,").replace(",AMD,", ",AMD;DR,")
+    assert changed != lines[6]
+    copy = table.with_name("two-labels.csv")
+    copy.write_text("\n".join([*lines[:6], changed, *lines[7:]]) + "\n")
+    recipe = load_recipe(write_recipe(tmp_path), overrides=["data.exclusive=true"])
+    with pytest.raises(DatasetError, match=f"{changed.split(',')[0]} has the labels .*;DR"):
+        program.begin(recipe, copy, tmp_path / "run", ONE_THREAD)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        (["data.exclusive=true", "student.loss.name=asymmetric"], ONE_THREAD, "student-oct.loss"),
+        (["teacher.precision=float16"], ONE_THREAD, "teacher-fundus.precision"),
+        ([], Options(threads=1, device="abacus"), "--device"),
+    ],
+    ids=["asymmetric-exclusive", "float16-on-cpu", "no-such-device"],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_written(
+    table: Path, tmp_path: Path, settings: list[str], options: Options, message: str
+) -> None:
+    recipe = load_recipe(write_recipe(tmp_path), overrides=settings)
+    with pytest.raises(RecipeError, match=message):
+        program.begin(recipe, table, tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_divergence_is_an_error_not_a_model(table: Path, tmp_path: Path) -> None:
