@@ -190,6 +190,14 @@ def of_graph(
     )
 
 
+def with_float(made: Checkpoint, names: tuple[str, ...]) -> Checkpoint:
+    """The checkpoint with some layers kept in float."""
+    nodes = tuple(replace(node, in_float=node.name in names) for node in made.graph.nodes)
+    scales = {f"{name}.weight_scale" for name in names}
+    tensors = {key: value for key, value in made.tensors.items() if key not in scales}
+    return replace(made, graph=Graph(nodes), tensors=tensors)
+
+
 def images(count: int, size: int = SIZE, seed: int = 1) -> NDArray[np.uint8]:
     """Random images with structure at two scales: uint8 [N, 3, S, S]."""
     random = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import qdr_edge
@@ -28,8 +29,9 @@ from qdr_export.pipeline import Exported, export_student
 from qdr_export.profiles import DEFAULT_TARGETS, load_profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import find_students
+from qdr_export.tables import print_parity
 from qdr_train.synth import generate
-from tests.networks import checkpoint
+from tests.networks import checkpoint, with_float
 
 SIZE = 64
 
@@ -87,6 +89,39 @@ def changed_run(run: Path, tmp_path: Path) -> Callable[[Callable[[Checkpoint], C
         return folder
 
     return change
+
+
+def test_layers_in_float_allow_steps_and_are_named(
+    changed_run: Callable[[Callable[[Checkpoint], Checkpoint]], Path],
+    export: Callable[..., Exported],
+    key: SigningKey,
+    tmp_path: Path,
+) -> None:
+    def edit(made: Checkpoint) -> Checkpoint:
+        made = with_float(made, ("c1", "c3"))
+        table = read_csv(tmp_path / "changed" / "data.csv", made.labels)
+        rows = [s for split in ("val", "test") for s in table.select("fundus", split)]
+        pixels = np.stack([load_image(s.file, made.preprocess) for s in rows])
+        logits = Reference(build_canonical(made)).infer(pixels)
+        return replace(made, probe={"reference_logits": logits})
+
+    run = changed_run(edit)
+    exported = export(run, tmp_path / "out")
+    assert exported.proven
+    bundle = read_bundle(exported.bundle, trust=TrustStore.of(key.public))
+    steps = {name: a.tolerance_steps for name, a in bundle.manifest.artefacts.items()}
+    assert steps == {"ort-x86": 3, "openvino": 3, "tensorrt": 8}
+    read_back = json.loads(exported.parity_file.read_text())["read_back"]["ort-x86"]
+    assert {layer["name"] for layer in read_back["float_layers"]} == {"c1", "c3"}
+    for target in ("ort-x86", "openvino"):  # load() holds every golden vector to those steps
+        qdr_edge.load(
+            exported.bundle, target=target, threads=1, trust=TrustStore.of(key.public)
+        ).close()
+    console = Console(record=True, width=200)
+    print_parity(console, "tiny", find_students(run)[1][0], exported)
+    text = console.export_text()
+    assert "in float by the recipe: c1, c3" in text
+    assert "3 steps" in text
 
 
 def _unlike_the_trainer(made: Checkpoint) -> Checkpoint:

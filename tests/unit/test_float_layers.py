@@ -33,7 +33,7 @@ from qdr_train.models import build
 from qdr_train.quant.exclude import float_layers
 from qdr_train.quant.qat import prepare_qat, reference_form, set_phase, to_network
 from qdr_train.recipe.parts import Quantization
-from tests.networks import FAMILIES, LABELS, checkpoint, images, of_graph
+from tests.networks import FAMILIES, LABELS, checkpoint, images, of_graph, with_float
 
 BACKENDS = {"onnxruntime": "onnxruntime-x86", "openvino": "openvino"}
 # First, a residual's last convolution, a grouped one, and the head, where the family has them.
@@ -42,14 +42,6 @@ CHOSEN = {
     "mobilenet": ("b0.w", "b0.p", "fc"),
     "student": ("c0", "c2", "c3", "fc"),
 }
-
-
-def with_float(made: Checkpoint, names: tuple[str, ...]) -> Checkpoint:
-    nodes = tuple(replace(n, in_float=n.name in names) for n in made.graph.nodes)
-    tensors = {
-        k: v for k, v in made.tensors.items() if k not in {f"{n}.weight_scale" for n in names}
-    }
-    return replace(made, graph=Graph(nodes), tensors=tensors)
 
 
 @cache
