@@ -222,6 +222,23 @@ def test_seeds_differ_by_purpose() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+def test_log_is_repaired_once_after_a_kill_before_it_was_written(tmp_path: Path) -> None:
+    with RunLog(tmp_path, Console(quiet=True)) as log:
+        log.epoch("teacher-oct", 1, {"loss": 0.5})
+    with (tmp_path / LOG_FILE).open("ab") as handle:
+        handle.write(b"\0\0\0\n[1]\n")  # a power cut leaves such lines
+    with RunLog(tmp_path, Console(quiet=True)) as log:
+        for _ in range(2):
+            log.repair("teacher-oct", 1, {"loss": 0.5})
+            log.repair("teacher-oct", 2, {"loss": 0.25})
+            log.repair("teacher-fundus", 1, {"loss": 0.75})
+    found = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()[3:]]
+    assert [(e["stage"], e["epoch"], e["loss"]) for e in found] == [
+        ("teacher-oct", 2, 0.25),
+        ("teacher-fundus", 1, 0.75),
+    ]
+
+
 def test_log_is_plain_without_a_terminal_and_drops_a_torn_line(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).write_text('{"event": "old"}\n{"event": "to')
     text = io.StringIO()

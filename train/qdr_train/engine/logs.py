@@ -71,9 +71,12 @@ class RunLog:
 
     def repair(self, stage: str, epoch: int, figures: Mapping[str, float | str | None]) -> None:
         """Write an epoch that was trained and saved, but not logged before a kill."""
-        for line in (self._folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            known = (entry.get("event"), entry.get("stage"), entry.get("epoch"))
+        for line in (self._folder / LOG_FILE).read_text("utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                known = entry["event"], entry["stage"], entry["epoch"]
+            except (ValueError, KeyError, TypeError):
+                continue  # another event, or what a power cut left
             if known == ("epoch", stage, epoch):
                 return
         self.epoch(stage, epoch, figures)
