@@ -95,7 +95,14 @@ EXCLUDED = {
 }
 
 
-@pytest.mark.parametrize("name", EXCLUDED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qdr-small",
+        pytest.param("resnet18", marks=pytest.mark.full),
+        pytest.param("mobilenetv3-small", marks=pytest.mark.full),
+    ],
+)
 def test_reference_form_computes_the_exported_network(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, len(LABELS), width=0.25, dropout=0.0)
@@ -195,7 +202,11 @@ def canonical_graph(made: Checkpoint) -> bytes:
 # --- runtimes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", [EXACT, PORTABLE], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "scheme",
+    [EXACT, pytest.param(PORTABLE, marks=pytest.mark.full)],
+    ids=lambda s: s.name,
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_runtimes_agree_to_a_few_steps(family: str, backend: str, scheme: QuantScheme) -> None:

@@ -99,7 +99,14 @@ def test_learning_starts_from_the_observed_ranges(scheme: QuantScheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", [EXACT, PORTABLE], ids=lambda s: s.name)
-@pytest.mark.parametrize("name", ["qdr-small", "resnet18", "mobilenetv3-small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qdr-small",
+        pytest.param("resnet18", marks=pytest.mark.full),
+        pytest.param("mobilenetv3-small", marks=pytest.mark.full),
+    ],
+)
 def test_after_training_reference_equals_the_exported_int8(name: str, scheme: QuantScheme) -> None:
     model = trained(name, scheme)
     before = scales(calibrated(name, scheme))

@@ -26,7 +26,11 @@ from qdr_train.models import Classifier, build
 from qdr_train.quant.qat import float_form, prepare_qat, reference_form, set_phase, to_network
 from tests.networks import LABELS, images, of_graph
 
-RESIDUAL = ["qdr-small", "resnet18", "mobilenetv3-small"]
+RESIDUAL = [
+    "qdr-small",
+    pytest.param("resnet18", marks=pytest.mark.full),
+    pytest.param("mobilenetv3-small", marks=pytest.mark.full),
+]
 
 
 def network_input(pixels: NDArray[np.uint8]) -> Tensor:
