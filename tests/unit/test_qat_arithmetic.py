@@ -47,6 +47,28 @@ def test_rounding_has_the_bits_and_the_gradient_of_torch(
         assert int((ours.grad != theirs.grad).sum()) <= 2
 
 
+def test_rounding_of_a_weight_by_channel_is_that_of_torch() -> None:
+    torch.manual_seed(5)
+    scale = torch.tensor([2.0**-7, 0.011, 0.3, 2.0**-3])
+    x = (torch.randn(4, 3, 5, 5) * 50 * scale.view(-1, 1, 1, 1)).contiguous(
+        memory_format=torch.channels_last
+    )
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    a = fake_quantize(ours, scale, -64, 64)
+    zero = torch.zeros(4, dtype=torch.int32)
+    b = torch.fake_quantize_per_channel_affine(theirs, scale, zero, 0, -64, 64)
+    assert torch.equal(a, b)
+    gradient = torch.randn_like(x)
+    a.backward(gradient)
+    b.backward(gradient)
+    assert ours.grad is not None
+    assert 0 < int((ours.grad == 0).sum()) < x.numel()
+    assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+    assert torch.equal(
+        fake_quantize(x.flatten(1), scale, -64, 64), a.detach().flatten(1)
+    )  # a linear layer's
+
+
 def layers(relu: bool) -> tuple[nn.Module, nn.Module]:
     """The same convolution with BatchNorm, prepared by torch.ao and by us."""
     torch.manual_seed(1)

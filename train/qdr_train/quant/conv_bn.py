@@ -30,7 +30,8 @@ class _Folding:
         by_channel = factor.reshape(-1, 1, 1, 1)
         weight = layer.weight_fake_quant(layer.weight * by_channel)
         if bn.training:
-            return cast(Tensor, bn(layer._conv_forward(x, weight / by_channel, layer.bias)))
+            weight = weight * by_channel.reciprocal()
+            return cast(Tensor, bn(layer._conv_forward(x, weight, layer.bias)))
         shift = bn.running_mean if layer.bias is None else bn.running_mean - layer.bias
         return cast(Tensor, layer._conv_forward(x, weight, bn.bias - shift * factor))
 

@@ -68,7 +68,7 @@ def weight_quantizer(scheme: QuantScheme) -> Callable[[], nn.Module]:
     """
     return cast(
         "Callable[[], nn.Module]",
-        tq.FakeQuantize.with_args(
+        _ObservedFakeQuantize.with_args(
             observer=_WeightObserver,
             power_of_two=scheme.power_of_two,
             averaging_constant=1.0,
@@ -135,7 +135,9 @@ class _ObservedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
         observer = self.activation_post_process
         if self.observer_enabled[0] == 1:
             observer(x.detach())
-            self.scale.copy_(observer.calculate_qparams()[0])
+            scale, zero_point = observer.calculate_qparams()
+            self.scale.resize_(scale.shape).copy_(scale)  # one for each channel of a weight
+            self.zero_point.resize_(scale.shape).copy_(zero_point)
         if self.fake_quant_enabled[0] == 0:
             return x
         return fake_quantize(x, self.scale, observer.quant_min, observer.quant_max)

@@ -21,12 +21,14 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
 
     Args:
         x: Float32, any shape.
-        scale: Float32 [1], above 0, not trained.
+        scale: Float32 [1], or [C] for each of the first dimension; above 0, not trained.
         qmin: Smallest code.
         qmax: Largest code.
     """
     if x.is_cuda:  # one fused kernel
         zero = torch.zeros_like(scale, dtype=torch.int32)
+        if scale.numel() > 1:
+            return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, qmin, qmax)
         return torch.fake_quantize_per_tensor_affine(x, scale, zero, qmin, qmax)
     return cast(Tensor, _FakeQuantize.apply(x, scale, qmin, qmax))  # type: ignore[no-untyped-call]
 
@@ -34,15 +36,23 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
-        context.save_for_backward(x)
-        step = float(scale)
-        # Both ends are outside for hardtanh, and ties go to even: an even end takes its tie in.
-        low, high = np.float32((qmin - 0.5) * step), np.float32((qmax + 0.5) * step)
-        below, above = np.nextafter(low, -_FAR), np.nextafter(high, _FAR)
-        context.range = float(low if qmin % 2 else below), float(high if qmax % 2 else above)
+        if scale.numel() > 1:
+            scale = scale.view(-1, *[1] * (x.ndim - 1))
+        context.save_for_backward(x, 1 / scale)
+        context.range = qmin, qmax
         return x.mul(1 / scale).round_().clamp_(qmin, qmax).mul_(scale)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,) = context.saved_tensors
-        return torch.ops.aten.hardtanh_backward(gradient, x, *context.range), None, None, None
+        x, steps = context.saved_tensors
+        qmin, qmax = context.range
+        step = 1.0
+        if steps.numel() > 1:
+            x = x * steps
+        else:  # moving the ends of the range spares a pass over x
+            step = 1 / float(steps)
+        # Both ends are outside for hardtanh, and ties go to even: an even end takes its tie in.
+        low, high = np.float32((qmin - 0.5) * step), np.float32((qmax + 0.5) * step)
+        below, above = np.nextafter(low, -_FAR), np.nextafter(high, _FAR)
+        ends = float(low if qmin % 2 else below), float(high if qmax % 2 else above)
+        return torch.ops.aten.hardtanh_backward(gradient, x, *ends), None, None, None
