@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qdr_edge.checkpoint import load_checkpoint
 from qdr_edge.errors import CheckpointError, OutputError
@@ -280,6 +281,13 @@ def epochs_of(out: Path) -> dict[str, list[int]]:
     return found
 
 
+def epochs_drawn(out: Path) -> dict[str, set[int]]:
+    """The epochs that TensorBoard shows, by stage; its files end anywhere after a kill."""
+    events = EventAccumulator(str(out / "tb")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.endswith("/loss")]
+    return {tag.removesuffix("/loss"): {e.step for e in events.Scalars(tag)} for tag in tags}
+
+
 def assert_same(left: Path, right: Path) -> None:
     """The same checkpoints bit for bit, the same epochs in the log, and no debris."""
     for name in STAGES:
@@ -293,6 +301,7 @@ def assert_same(left: Path, right: Path) -> None:
             for key, value in ours.items():
                 assert np.array_equal(value, theirs[key]), f"{name} {part} {key}"
     assert epochs_of(left) == epochs_of(right)
+    assert epochs_drawn(right) == {name: set(epochs) for name, epochs in epochs_of(left).items()}
     record = json.loads((right / "run.json").read_bytes())
     assert [record["status"], *(s["status"] for s in record["stages"])] == ["done"] * 5
     files = [sorted(p.name for p in run.glob("*-*/*")) for run in (left, right)]

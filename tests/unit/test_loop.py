@@ -59,14 +59,16 @@ def trainee_of(
     *,
     objective: LabelLoss | None = None,
     precision: str = "float32",
+    ema: float = 0.0,
 ) -> Trainee:
     torch.manual_seed(5)
     aligns = nn.ModuleList(
         alignment(student.feature_dim, tutor.guide.feature_dim) for tutor in tutors
     )
     settings = Optimizer(name="sgd", lr=0.1, clip_norm=0.0, weight_decay=0.0)
+    average = WeightAverage(student, ema, warm_up=True) if ema else None
     return Trainee(
-        Learner(student, settings, beside=list(aligns)),
+        Learner(student, settings, beside=list(aligns), average=average),
         objective or LabelLoss(),
         tuple(tutor.guide for tutor in tutors),
         aligns,
@@ -76,9 +78,12 @@ def trainee_of(
     )
 
 
-def tutor(learns: str, seed: int = 1, ema: float = 0.9) -> Tutor:
+def tutor(learns: str, seed: int = 1, ema: float = 0.9, same: bool = False) -> Tutor:
     distill = {"teacher_views": "augmented", "teacher_learns": learns, "teacher_ema": ema}
-    stage = student_stage(distill=distill)
+    if same:
+        stage = student_stage(distill={**distill, "soft_labels": 1.0}, modality="fundus")
+    else:
+        stage = student_stage(distill=distill)
     images = some_images(seed=4)
     return tutor_of(
         network(seed), TEACHER, stage, images, some_images(), exclusive=False, device=CPU
@@ -136,8 +141,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(loss: Loss, exclusive: b
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_teacher_that_learns_along_has_the_gradient_of_its_own_labels_only() -> None:
-    along = tutor("along")
+@pytest.mark.parametrize("same", [False, True], ids=["cross-modal", "same-modality"])
+def test_a_teacher_that_learns_along_has_the_gradient_of_its_own_labels_only(same: bool) -> None:
+    along = tutor("along", same=same)
     trainee = trainee_of(network(), (along,))
     assert along.learner is not None
     assert along.learner.training
@@ -147,11 +153,13 @@ def test_a_teacher_that_learns_along_has_the_gradient_of_its_own_labels_only() -
     stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     shown = step(trainee, (torch.arange(8),))
     # The images it saw, and the label loss alone; pairing gave them the student's labels.
-    loss = LabelLoss()(alone(seen[0]), some_images().targets[:8])
+    targets = some_images(seed=4 if same else 0).targets[:8]
+    loss = LabelLoss()(alone(seen[0]), targets)
     loss.backward()
     torch.testing.assert_close(shown["teacher"], loss.detach())
+    assert ("soft" in shown) == same
     assert shown["loss"].item() == pytest.approx(
-        sum(float(shown[name]) for name in ("label", "cpm", "csa")), rel=1e-6
+        sum(float(shown[name]) for name in set(shown) - {"loss", "teacher"}), rel=1e-6
     )
     for a, b in zip(grads(along.learner), grads(alone), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -295,13 +303,13 @@ def test_every_state_of_a_trainee_survives_a_reload() -> None:
     found = []
     for taken_apart in (False, True):
         made = (tutor("ema"), tutor("along", seed=8))
-        trainee = trainee_of(network(), made)
+        trainee = trainee_of(network(), made, ema=0.99)
         epoch(trainee, student_stage(accumulate=2))
         if taken_apart:
             tensors, values = trainee.state()
             tensors = {key: tensor.clone() for key, tensor in tensors.items()}
             made = (tutor("ema", seed=11), tutor("along", seed=12))
-            trainee = trainee_of(network(13), made)
+            trainee = trainee_of(network(13), made, ema=0.99)
             trainee.load(tensors, copy.deepcopy(values))
         epoch(trainee, student_stage(accumulate=2))
         found.append(trainee.state()[0])
