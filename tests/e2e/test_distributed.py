@@ -50,6 +50,7 @@ stages:
   teacher-fundus: {modality: fundus}
   student-oct: {modality: oct, teachers: [teacher-fundus]}
 """
+PATIENCE_S = 600.0  # a busy machine, not a measure
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -67,7 +68,7 @@ def free_port() -> int:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, errors
 
 
@@ -105,7 +106,7 @@ def pair(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], subprocess
 
 
 def wait_for(happened: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not happened():
         for process in processes:
             assert process.poll() is None, process.communicate()

@@ -39,6 +39,7 @@ from qdr_train.recipe import Optimizer, StudentStage, TeacherStage
 
 BATCH, CLASSES = 12, 5
 CPU = torch.device("cpu")
+PATIENCE_S = 600.0  # a busy machine, not a measure
 
 
 class Small(nn.Module):
@@ -150,7 +151,7 @@ def some_images(count: int, seed: int) -> Images:
     return Images(pixels, np.arange(count), targets, tuple(map(str, range(count))))
 
 
-def trained(ranks: Ranks, learns: str) -> dict[str, Tensor]:
+def trained(ranks: Ranks, learns: str, limit: float | None = None) -> dict[str, Tensor]:
     """Weights and losses after an epoch as a stage trains it: three steps in two parts each."""
     ours, theirs = some_images(3 * BATCH, 1), some_images(20, 2)
     student, teacher = without_batch_norm(3), without_batch_norm(4)
@@ -163,7 +164,12 @@ def trained(ranks: Ranks, learns: str) -> dict[str, Tensor]:
             "batch": BATCH,
             "accumulate": 2,
             "sampler": "balanced",
-            "distill": {"teacher_learns": learns, "teacher_views": views, "teacher_images": 2},
+            "distill": {
+                "teacher_learns": learns,
+                "teacher_views": views,
+                "teacher_images": 2,
+                "gradient_limit": limit,
+            },
         }
     )
     frozen = TeacherStage.model_validate(
@@ -214,7 +220,11 @@ def found_by(ranks: Ranks) -> dict[str, Any]:
         "observed": observed(ranks, QuantScheme.named("portable"), bn_frozen=False),
         "ranges": observed(ranks, EXACT, bn_frozen=True),
         "frozen": frozen(ranks),
-        "epochs": {learns: trained(ranks, learns) for learns in ("frozen", "along")},
+        "epochs": {
+            "frozen": trained(ranks, "frozen"),
+            "along": trained(ranks, "along"),
+            "limited": trained(ranks, "frozen", limit=0.1),
+        },
         "told": ranks.from_writer(lambda: {"from": ranks.rank, "tensor": torch.arange(3)}),
     }
     network = nn.Linear(2, 2)
@@ -277,7 +287,7 @@ def together(
     for one in processes:
         one.start()
     for one in processes:
-        one.join(120)
+        one.join(PATIENCE_S)
         assert one.exitcode == 0
     return [torch.load(folder / f"{rank}.pt") for rank in range(size)], folder
 
@@ -303,18 +313,20 @@ def test_losses_and_gradients_equal_those_of_one_process(
             torch.testing.assert_close(found["step"][name], value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("learns", ["frozen", "along"])
+@pytest.mark.parametrize("how", ["frozen", "along", "limited"])
 def test_an_epoch_ends_with_the_weights_of_one_process(
-    together: Together, single: Mapping[str, Any], learns: str
+    together: Together, single: Mapping[str, Any], how: str
 ) -> None:
     """Order, views, partners, prototypes, parts, averages, and the teacher that learns along."""
-    expected = single["epochs"][learns]
+    expected = single["epochs"][how]
     assert expected["cpm"] > 1e-3
-    assert ("teacher" in expected) == (learns == "along")
+    assert ("teacher" in expected) == (how == "along")
+    if how == "limited":
+        assert expected["cpm"] < 0.9 * single["epochs"]["frozen"]["cpm"]
     for found in together[0]:
-        assert set(found["epochs"][learns]) == set(expected)
+        assert set(found["epochs"][how]) == set(expected)
         for name, value in expected.items():
-            torch.testing.assert_close(found["epochs"][learns][name], value, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found["epochs"][how][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_prototypes_of_one_process_alone_would_not_be_enough(
@@ -453,13 +465,15 @@ def test_a_batch_that_does_not_divide_names_the_nearest() -> None:
         values = {"role": "teacher", "modality": "oct", "model": {"name": "qdr-small"}}
         return TeacherStage.model_validate({**values, "batch": batch, "accumulate": accumulate})
 
-    require_shares(stage(10, 5), "teacher-oct", 1)
-    require_shares(stage(12, 2), "teacher-oct", 3)
+    require_shares(stage(10, 5), "teacher-oct", 3, 1)
+    require_shares(stage(12, 2), "teacher-oct", 6, 3)
+    with pytest.raises(RecipeError, match="5 training images for 3 processes, 2 parts a step"):
+        require_shares(stage(12, 2), "teacher-oct", 5, 3)
     with pytest.raises(RecipeError, match="a multiple of 4, such as 8 or 12") as caught:
-        require_shares(stage(10, 1), "teacher-oct", 4)
+        require_shares(stage(10, 1), "teacher-oct", 99, 4)
     assert "--set stages.teacher-oct.batch=8" in str(caught.value)
     with pytest.raises(RecipeError, match=r"in 2 parts; expected a multiple of 8, such as 8;"):
-        require_shares(stage(6, 2), "teacher-oct", 4)
+        require_shares(stage(6, 2), "teacher-oct", 99, 4)
 
 
 def test_few_images_are_still_shared_evenly() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -11,6 +13,7 @@ from typing import Annotated
 import typer
 
 INTERRUPTED = 130
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def train(
@@ -81,12 +84,9 @@ def train(
     from qdr_train.engine import program
     from qdr_train.engine.ranks import Ranks
 
-    if threading.current_thread() is threading.main_thread():
-        # A cluster's TERM ends a run as Ctrl-C does: at once, losing at most this epoch.
-        signal.signal(signal.SIGTERM, _interrupt)
     writes = True
     try:
-        with Ranks.from_environment(device) as ranks:
+        with _interruptible(), Ranks.from_environment(device) as ranks:
             writes = ranks.is_writer
             options = program.Options(cache=cache, threads=threads, device=device, ranks=ranks)
             if resume:
@@ -105,5 +105,24 @@ def train(
         typer.echo(f"trained: {out}; next: qdr-edge export {out}")
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A cluster's TERM ends a run as Ctrl-C does: at once, losing at most this epoch."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _interrupt) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, handler or signal.SIG_DFL)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Ctrl-C under torchrun comes twice, from the terminal and from torchrun: the second must not
+    # break into what the first has the run write. SIGKILL still ends it.
+    for one in _INTERRUPTS:
+        signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -98,7 +98,7 @@ def _plan(
     samples = thin_out(samples, recipe.data.max_images)
     for modality in recipe.modalities():
         require_splits(samples, modality)
-    _require_trainable(recipe, samples.labels, options)
+    _require_trainable(recipe, samples, options)
     _require_initial_weights(recipe, samples.labels)
     return samples, {
         "synthetic": is_synthetic(data),
@@ -141,7 +141,7 @@ def _reopen(out: Path, options: Options, recipe: Recipe | None) -> Run:
             if began > 1
             else "resume it without torchrun",
         )
-    _require_trainable(run.recipe, run.samples.labels, options)
+    _require_trainable(run.recipe, run.samples, options)
     sweep(run)
     return run
 
@@ -316,13 +316,13 @@ def _require_initial_weights(recipe: Recipe, labels: LabelSet) -> None:
             initial_weights(stage.model, network, labels)
 
 
-def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> None:
+def _require_trainable(recipe: Recipe, samples: SampleSet, options: Options) -> None:
     """Check every stage before hours are spent on the first, also against device and processes.
 
     Raises:
         RecipeError: A network, loss, precision or batch does not fit, or there is no such device.
     """
-    device = options.device
+    labels, device = samples.labels, options.device
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -338,7 +338,8 @@ def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> No
         if isinstance(stage, StudentStage) and stage.quantize:
             float_layers(network, stage.quantization)  # globs that match nothing are found now
         require_precision(stage.precision, chosen, name)
-        require_shares(stage, name, options.ranks.size)
+        images = len(samples.select(stage.modality, "train"))
+        require_shares(stage, name, images, options.ranks.size)
         if labels.exclusive and stage.loss.name == "asymmetric":
             raise RecipeError(
                 "an asymmetric loss, and labels that exclude each other",
@@ -348,13 +349,26 @@ def _require_trainable(recipe: Recipe, labels: LabelSet, options: Options) -> No
             )
 
 
-def require_shares(stage: Stage, name: str, processes: int) -> None:
+def require_shares(stage: Stage, name: str, images: int, processes: int) -> None:
     """Check that every part of a batch divides evenly: a mean over unequal shares is not the mean.
 
+    Args:
+        stage: Batch and parts.
+        name: Of the stage.
+        images: Its training images.
+        processes: Among how many.
+
     Raises:
-        RecipeError: It does not; the nearest batches are named.
+        RecipeError: It does not, and the nearest batches are named; or images are too few.
     """
     each = processes * stage.accumulate
+    if processes > 1 and images < each:
+        raise RecipeError(
+            f"{images} training images for {processes} processes, {stage.accumulate} parts a step",
+            where=f"stages.{name}",
+            expected=f"at least {each} images",
+            fix="use fewer processes",
+        )
     if processes == 1 or stage.batch % each == 0:
         return
     below = stage.batch // each * each
