@@ -121,8 +121,8 @@ def resume(out: Path, options: Options, recipe: Recipe | None = None) -> Path:
         DatasetError: The images have changed.
     """
     ranks = options.ranks
-    if not out.is_dir():
-        ranks.on_writer(lambda: open_run(out))  # says what is missing, and makes no folder
+    # Says what is missing, and makes no folder.
+    ranks.on_writer(lambda: out.is_dir() or open_run(out))
     with _held(out, ranks):
         run = ranks.from_writer(lambda: _reopen(out, options, recipe))
         return _train(run, options, options.threads or int(run.record["threads"]))
