@@ -194,11 +194,11 @@ def test_killed_terminated_and_resumed_it_ends_with_the_same_bits(
         assert not ranks["0"].is_running()
     assert json.loads((out / "run.json").read_text())["status"] != "done"
 
-    # Both get SIGTERM while the student trains, as they would from torchrun.
+    # Ctrl-C while the student trains comes from the terminal, and then once more from torchrun.
     with pair("--resume", "--out", out) as (first, second):
         wait_for((out / "student-oct" / "state.json").is_file, first, second)
-        for process in (first, second):
-            process.send_signal(signal.SIGTERM)
+        for process in (first, second, first, second):
+            process.send_signal(signal.SIGINT)
         (code, _, errors), (other_code, _, other_errors) = ended(first), ended(second)
     assert (code, other_code) == (130, 130), errors + other_errors
     assert errors.count("Continue with: qdr-edge train --resume") == 1
