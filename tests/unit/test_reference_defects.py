@@ -6,6 +6,7 @@ things stand in the files about quantization, training, evaluation and data.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.ao.quantization import HistogramObserver
+from torch import Tensor, nn
+from torch.ao.quantization import FakeQuantize, HistogramObserver
 
 from qdr_edge.checkpoint import load_checkpoint, save_checkpoint
 from qdr_edge.errors import DatasetError, OutputError, RecipeError
@@ -36,6 +37,7 @@ from qdr_train.distill.losses import DistillationWeights, distillation
 from qdr_train.distill.objective import LabelLoss
 from qdr_train.engine import program
 from qdr_train.engine.networks import BEST_QAT, load_teacher, new_network
+from qdr_train.engine.selection import mean_average_precision
 from qdr_train.engine.state import load_state
 from qdr_train.models import Classifier, build
 from qdr_train.quant import qat
@@ -45,8 +47,8 @@ from tests.eyes import CODES, write_eyes, write_recipe
 
 LABELS = LabelSet.custom(CODES)
 CPU = torch.device("cpu")
-TINY = ["teacher.model.width=0.1", "student.model.width=0.1", "teacher.epochs=1",
-        "student.epochs=1", "student.qat_epochs=2", "data.labels=[NOR, AMD, DR]"]  # fmt: skip
+TINY = ["teacher.model.width=0.1", "student.model.width=0.1", "teacher.epochs=2",
+        "student.epochs=2", "student.qat_epochs=2", "data.labels=[NOR, AMD, DR]"]  # fmt: skip
 SPEC = PreprocessSpec("oct", 32)
 
 
@@ -73,6 +75,12 @@ def proven_rows(table: Path, modality: str) -> Images:
     pixels = np.stack([load_image(s.file, PreprocessSpec(modality, 32)) for s in chosen])
     targets = torch.from_numpy(np.stack([s.labels for s in chosen]).astype(np.float32))
     return Images(pixels, np.arange(len(chosen)), targets, tuple(s.patient for s in chosen))
+
+
+def curve(run: Path, stage: str) -> list[float]:
+    """Validation mAP of each epoch."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [e["val_map"] for e in lines if e["event"] == "epoch" and e["stage"] == stage]
 
 
 def small(seed: int = 0, labels: int = 3, name: str = "qdr-small") -> Classifier:
@@ -119,23 +127,32 @@ def test_01_the_int8_network_runs_and_adds_its_residual_once(run: Path, table: P
     torch.testing.assert_close(block(x), torch.relu(branch + x))
 
 
-def test_02_training_sees_what_ships_and_every_figure_is_of_it(run: Path) -> None:
-    network = small()
+def test_02_training_sees_what_ships_and_every_figure_is_of_it(run: Path, table: Path) -> None:
+    prepared = qat.prepare_qat(small(), PORTABLE).train()
+    on_grid = []
+
+    def look(quantizer: nn.Module, _: object, output: Tensor) -> None:
+        codes = (output / quantizer.scale).detach()  # type: ignore[operator]
+        whole = (codes - codes.round()).abs().max() < 1e-3
+        on_grid.append(bool(whole and codes.abs().max() <= 128 and codes.any()))
+
+    for module in prepared.modules():
+        if isinstance(module, FakeQuantize) and not module.is_per_channel:
+            module.register_forward_hook(look)
     x = network_input(random_images().take(torch.arange(6)))
-    prepared = qat.prepare_qat(network, PORTABLE)
-    prepared(x)  # first scales
-    _, float_logits = network.train().forward_features(x)
-    torch.manual_seed(0)
-    step_logits = prepared.train()(x)
-    assert (step_logits - float_logits).abs().max() > 1e-4
-    assert step_logits.requires_grad
+    float_logits, logits = small().train()(x), prepared(x)
+    assert len(on_grid) > 10
+    assert all(on_grid)
+    assert (logits - float_logits).abs().max() > 1e-4
+    # Selection and report are of the integers.
     checkpoint = load_checkpoint(run / "student-oct")
-    assert checkpoint.validation["form"] == "reference"
-    shipped, trained = checkpoint.probe["reference_logits"], checkpoint.probe["qat_logits"]
+    shipped = checkpoint.probe["reference_logits"]
     assert not np.array_equal(shipped, checkpoint.probe["float_logits"])
-    # Up to the biases, which ship as whole numbers, training computes what ships.
-    spread = np.ptp(shipped)
-    assert np.abs(shipped - trained).max() < 0.05 * spread
+    val = read_csv(table, LABELS).select("oct", "val").targets()
+    expected = mean_average_precision(shipped[: len(val)], val)
+    assert checkpoint.validation["form"] == "reference"
+    assert checkpoint.validation["map"]["value"] == pytest.approx(expected)
+    assert curve(run, "student-oct")[-1] == pytest.approx(expected)
 
 
 def test_03_what_is_saved_loads_to_the_same_bits(
@@ -188,6 +205,9 @@ def test_06_no_test_image_has_a_say_in_the_weights(
     assert one.tensors.keys() == two.tensors.keys()
     assert all(np.array_equal(value, two.tensors[name]) for name, value in one.tensors.items())
     assert one.graph == two.graph  # scales too
+    for stage, epochs in (("teacher-fundus", 2), ("student-oct", 4)):
+        assert curve(run, stage) == curve(again, stage)  # what the selection saw
+        assert len(curve(run, stage)) == epochs
     proven = len(samples.select("oct"))
     before, after = (c.probe["reference_logits"] for c in (one, two))
     assert np.array_equal(before[:-proven], after[:-proven])
