@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from qdr_edge.errors import RecipeError
+from qdr_edge.labels import LabelSet
+from qdr_train.engine.networks import new_network
 from qdr_train.models import MODELS, build
+from qdr_train.recipe.files import load_recipe, shipped_recipes
 
 pytestmark = pytest.mark.usefixtures("_one_seed")
 
@@ -101,3 +104,17 @@ def test_error_names_the_value(arguments: dict[str, object], words: list[str]) -
         build(**options)  # type: ignore[arg-type]
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe_name", shipped_recipes())
+def test_every_shipped_recipe_builds_at_full_size(recipe_name: str) -> None:
+    """Names, widths and image sizes fit each other, without a number computed."""
+    recipe = load_recipe(shipped_recipes()[recipe_name])
+    labels = LabelSet.named("TOPCON-MM")
+    for stage in recipe.stages.values():
+        with torch.device("meta"):
+            network = new_network(stage, recipe, labels).eval()
+            image = torch.empty(2, 3, recipe.size, recipe.size)
+            features, logits = network.forward_features(image)
+        assert features.shape == (2, network.feature_dim)
+        assert logits.shape == (2, len(labels))
