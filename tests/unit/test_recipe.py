@@ -125,6 +125,18 @@ def test_overrides(tmp_path: Path) -> None:
     assert (recipe.size, recipe.seed) == (64, 5)
 
 
+def test_an_override_of_students_leaves_the_teacher_they_share_an_anchor_with(
+    tmp_path: Path,
+) -> None:
+    text = RECIPE.replace("teacher-fundus: {", "teacher-fundus: &eye {")
+    text = text.replace(
+        "student-oct: {modality: oct, teachers: [teacher-fundus]}", "student-x: *eye"
+    )
+    assert text.count("*eye") == text.count("&eye") == 1
+    recipe = load_recipe(write_recipe(tmp_path, text), overrides=["student.batch=3"])
+    assert [stage.batch for stage in recipe.stages.values()] == [6, 3]
+
+
 def test_epochs_scale_keeps_at_least_one_and_leaves_zero(tmp_path: Path) -> None:
     path = write_recipe(tmp_path)
     tiny = load_recipe(path, epochs_scale=0.01).stages["student-oct"]

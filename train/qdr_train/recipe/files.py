@@ -163,7 +163,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             where=f"{path}:{mark.line + 1}" if mark else str(path),
             expected="key: value lines, indented by spaces",
         ) from error
-    return _mapping(raw, "recipe", path)
+    return _mapping(_unshared(raw), "recipe", path)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no mapping stands twice: anchors share them, and overrides change them."""
+    if isinstance(value, dict):
+        return {key: _unshared(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_unshared(below) for below in value]
+    return value
 
 
 def _mapping(value: Any, key: str, path: Path) -> dict[str, Any]:
@@ -218,7 +227,6 @@ def _apply(raw: dict[str, Any], defaults: dict[str, Any], override: str, path: P
     for target in targets:
         for part in parts[:-1]:
             below = target.get(part)
-            # A copy: YAML anchors may share one mapping among stages.
             target[part] = dict(below) if isinstance(below, dict) else {}
             target = target[part]
         target[parts[-1]] = value
