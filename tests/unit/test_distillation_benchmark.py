@@ -91,7 +91,16 @@ def test_seeds_are_averaged_and_widen_the_interval(bench: ModuleType, tmp_path: 
     assert both["difference"]["value"] == pytest.approx(np.mean(values))
     share = [np.mean([report[form]["value"] for report in alone]) for form in ("int8", "float")]
     assert both["int8_of_float"]["value"] == pytest.approx(share[0] / share[1])
-    assert both["holds"] == (share[0] / share[1] >= 0.99)
+
+
+def test_what_int8_keeps_is_judged_over_all_students(bench: ModuleType, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 1)
+    report = bench.compare({1: tmp_path / "a"})
+    means = [np.mean([s[form]["value"] for s in report["students"]]) for form in ("int8", "float")]
+    kept = report["int8_of_float"]["fundus"]
+    assert kept["value"] == pytest.approx(means[0] / means[1])
+    assert kept["low"] <= kept["value"] <= kept["high"]
+    assert kept["holds"] == (kept["value"] >= 0.99)
 
 
 def test_runs_on_other_test_images_are_refused(bench: ModuleType, tmp_path: Path) -> None:
