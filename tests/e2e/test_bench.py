@@ -349,13 +349,18 @@ def test_ctrl_c_ends_every_process_and_writes_the_report(run_folder: Path, tmp_p
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A suite that a shell started in the background ignores Ctrl-C, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     # The second measuring process is started when the first has opened its model.
     while len(workers := children(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert load(tmp_path)["interrupted"]
     assert "<strong>Interrupted</strong>" in (tmp_path / "report.html").read_text()
