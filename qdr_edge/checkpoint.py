@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from qdr_edge.preprocess import PreprocessSpec
 
 FORMAT = "qdr-checkpoint"
-VERSION = 2
-# Version 1 knows no labels that exclude each other, no operating point and no layers in float;
-# all of them have defaults.
-READABLE_VERSIONS = (1, 2)
+VERSION = 3
+# Version 1 knows no labels that exclude each other, no operating point and no layers in float,
+# version 2 no zero points and fewer operators; what is missing has defaults.
+READABLE_VERSIONS = (1, 2, 3)
 CHECKPOINT_FILE = "checkpoint.json"
 PROBE_SPLITS = ("val", "test")
 

@@ -16,7 +16,10 @@ INPUT_SCALE = 2.0**-6
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """How a network is quantized: symmetric int8, zero point 0 everywhere.
+    """How a network is quantized.
+
+    Codes from below 0 are int8 and symmetric: zero point 0 everywhere. Codes from 0 are uint8, and
+    every activation has a zero point of its own.
 
     Args:
         name: Name in recipes and manifests.
@@ -31,6 +34,11 @@ class QuantScheme:
     activation_qmax: int
     weight_qmax: int
     power_of_two: bool
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether activation codes are uint8 with zero points."""
+        return self.activation_qmin == 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object that `from_dict` reads."""
@@ -65,4 +73,8 @@ VNNI it needs slower kernels (qdr_edge.runtime.saturation)."""
 PORTABLE = QuantScheme("portable", -128, 127, 127, False)
 """Free scales: a little more resolution, backends agree to a few steps."""
 
-SCHEMES = (EXACT, EXACT_WIDE, PORTABLE)
+U8 = QuantScheme("u8", 0, 255, 127, False)
+"""Asymmetric uint8 activations: most resolution, for CPUs only. TensorRT has no form of it, and on
+x86 without VNNI it needs slower kernels."""
+
+SCHEMES = (EXACT, EXACT_WIDE, PORTABLE, U8)

@@ -101,7 +101,7 @@ def test_damaged_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 3}, "version 3.*expected qdr-checkpoint version 1 or 2"),
+        ({"version": 4}, "version 4.*expected qdr-checkpoint version 1 or 2 or 3"),
         ({"graph": {"nodes": []}}, "no nodes"),
         ({"labels": {}}, "missing or malformed"),
     ],
