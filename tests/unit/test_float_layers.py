@@ -190,7 +190,7 @@ def test_without_float_layers_every_artefact_keeps_its_bytes(family: str) -> Non
     assert hashlib.sha256(b"".join(parts)).hexdigest()[:16] == BEFORE[family]
 
 
-TARGETS = ("ort-x86", "openvino", "tensorrt")
+TARGETS = ("ort-x86", "openvino", "tensorrt-10")
 
 
 def canonical_graph(made: Checkpoint) -> bytes:

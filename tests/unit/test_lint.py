@@ -152,7 +152,7 @@ def test_wide_weights_are_warned_about_where_x86_runs_them(
 
 
 def test_errors_come_first() -> None:
-    findings = lint_model(build_canonical(checkpoint("resnet")), "tensorrt")
+    findings = lint_model(build_canonical(checkpoint("resnet")), "tensorrt-10")
     severities = [finding.severity for finding in findings]
     assert severities == sorted(severities)
     assert severities[0] == "error"
