@@ -211,7 +211,8 @@ def zero_zero_point(view: GraphView) -> Iterator[Breach]:
 def no_uint8(view: GraphView) -> Iterator[Breach]:
     """TensorRT reads uint8 codes as int8, with a warning only."""
     for node in view.of_type("QuantizeLinear", "DequantizeLinear"):
-        if view.zero_point(node).dtype == np.uint8:
+        computed = len(node.input) > 2 and node.input[2] and node.input[2] not in view.constants
+        if not computed and view.zero_point(node).dtype == np.uint8:
             yield label(node), "uint8 codes"
 
 

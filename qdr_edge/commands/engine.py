@@ -110,6 +110,7 @@ def _build(
     from rich.text import Text
 
     from qdr_edge.commands.show import printable, size_text
+    from qdr_edge.errors import OutputError
     from qdr_edge.runtime import open_bundle
     from qdr_edge.runtime.engine_cache import cache_folder
     from qdr_edge.runtime.onnx_check import check_onnx
@@ -127,6 +128,13 @@ def _build(
             progress=lambda phase: status.update(f"{target}: {printable(phase)}"),
         )
     seconds = perf_counter() - start
+    if not prepared.kept:
+        raise OutputError(
+            "the engine was built and cannot be kept",
+            where=str(cache_folder()),
+            expected="a folder you may write to",
+            fix="name another one in the environment variable QDR_EDGE_CACHE",
+        )
     done = "was in the cache" if prepared.cached else f"built in {seconds:.0f} s"
     console.print(Text(f"{target}: {done}, {size_text(len(prepared.engine))}, in {cache_folder()}"))
     with Screener(bundle, open_bundle(bundle, target), target) as screener:

@@ -204,12 +204,21 @@ class Cuda:
 
 
 def _load() -> ctypes.CDLL:
-    names = [*_LIBRARIES, ctypes.util.find_library("cudart") or ""]
-    for name in filter(None, names):
+    """The newest CUDA runtime here that the driver can serve; the newest one if it serves none."""
+    found = []
+    for name in filter(None, [*_LIBRARIES, ctypes.util.find_library("cudart")]):
         try:
-            return ctypes.CDLL(name)
+            library = ctypes.CDLL(name)
         except OSError:
             continue
+        driver, runtime = ctypes.c_int(), ctypes.c_int()
+        library.cudaDriverGetVersion(ctypes.byref(driver))
+        library.cudaRuntimeGetVersion(ctypes.byref(runtime))
+        if driver.value // 1000 >= runtime.value // 1000:
+            return library
+        found.append(library)
+    if found:
+        return found[0]
     raise BackendError(
         "CUDA's runtime library is not installed",
         expected=f"one of {', '.join(_LIBRARIES)} on the library path",

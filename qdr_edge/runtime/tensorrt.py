@@ -38,10 +38,17 @@ _TIMING: Final = "timing cache"
 
 @dataclass(frozen=True)
 class PreparedEngine:
-    """An engine for this device, and whether it was there already."""
+    """An engine for this device.
+
+    Args:
+        engine: What TensorRT deserializes.
+        cached: It was there already.
+        kept: It is in the cache.
+    """
 
     engine: bytes
     cached: bool
+    kept: bool = True
 
 
 def availability() -> Availability:
@@ -125,12 +132,11 @@ def prepare_engine(
     key = EngineKey(sha256_bytes(model), device, version, FLAGS)
     cached = None if rebuild else load_engine(key)
     if cached is not None:
-        return PreparedEngine(cached, True)
+        return PreparedEngine(cached, cached=True)
     plan = plan_build(free_memory(cuda), options)
     timing_key = EngineKey(_TIMING, device, version, FLAGS)
     engine = build_engine(model, plan, timing_key, progress)
-    store_engine(key, engine)
-    return PreparedEngine(engine, False)
+    return PreparedEngine(engine, cached=False, kept=store_engine(key, engine))
 
 
 def describe_layers(model: bytes, options: Mapping[str, str]) -> str:
@@ -291,12 +297,12 @@ def _runtime(log: Log) -> tensorrt.Runtime:
         raise refused(log.messages, "start its runtime") from error
 
 
-def _input_and_output(engine: tensorrt.ICudaEngine) -> tuple[str, str]:
+def _input_and_output(loaded: tensorrt.ICudaEngine) -> tuple[str, str]:
     """Names of an engine's one input and one output."""
     import tensorrt
 
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [n for n in names if engine.get_tensor_mode(n) == tensorrt.TensorIOMode.INPUT]
+    names = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
+    inputs = [n for n in names if loaded.get_tensor_mode(n) == tensorrt.TensorIOMode.INPUT]
     outputs = [n for n in names if n not in inputs]
     if len(inputs) != 1 or len(outputs) != 1:
         what = f"it has {len(inputs)} inputs and {len(outputs)} outputs instead of 1 and 1"
@@ -304,8 +310,8 @@ def _input_and_output(engine: tensorrt.ICudaEngine) -> tuple[str, str]:
     return inputs[0], outputs[0]
 
 
-def _shape(engine: tensorrt.ICudaEngine, tensor: str) -> tuple[int, ...]:
-    dims = engine.get_tensor_shape(tensor)
+def _shape(loaded: tensorrt.ICudaEngine, tensor: str) -> tuple[int, ...]:
+    dims = loaded.get_tensor_shape(tensor)
     return tuple(int(dims[axis]) for axis in range(len(dims)))
 
 

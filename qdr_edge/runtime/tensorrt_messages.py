@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _LOWER_BOUND: Final = (
     "close other programs or add swap, or bound the build with `qdr-edge engine --workspace-mib`"
 )
+# Messages of an unknown cause that are passed on.
+_SHOWN: Final = 3
 # (pattern in TensorRT's log, what it means, what to do); the first that matches anywhere counts.
 _CAUSES: Final = (
     (
@@ -91,8 +93,10 @@ def refused(messages: Sequence[str], action: str) -> BackendError:
             expected="a graph, a GPU and memory within TensorRT's limits",
             fix=mend,
         )
+    shown = " | ".join(messages[:_SHOWN]) or "it gives no reason"
+    more = f" and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
     return BackendError(
-        f"TensorRT cannot {action}: {messages[0] if messages else 'it gives no reason'}",
+        f"TensorRT cannot {action}: {shown}{more}",
         expected="a Q/DQ network within TensorRT's rules, built on this GPU and version",
-        fix="check the graph with `qdr-edge lint`",
+        fix="check it with `qdr-edge lint`; `qdr-edge engine BUNDLE --print` for trtexec's view",
     )

@@ -39,12 +39,12 @@ def round_explicitly(model: bytes) -> bytes:
             value = names[0]
         elif half.intersection(node.input):
             value = r.out.add(
-                node.op_type, names, f"{output}:w", name=node.name, **attributes(node)
+                node.op_type, names, f"{output}:wide", name=node.name, **attributes(node)
             )
         else:
             return False
         half.add(output)
-        rounded = r.out.add("Cast", [value], f"{output}:r16", to=TensorProto.FLOAT16)
+        rounded = r.out.add("Cast", [value], f"{output}:rounded", to=TensorProto.FLOAT16)
         r.out.add("Cast", [rounded], output, to=TensorProto.FLOAT)
         return True
 

@@ -71,7 +71,7 @@ class _Typing:
             self.rewriter.out.add(node.op_type, names, output, name=node.name, **attributes(node))
             return True
         names = [self._as_half(name) for name in node.input]
-        typed = f"{output}:h" if output in self._outputs else output
+        typed = f"{output}:half" if output in self._outputs else output
         self.rewriter.out.add(node.op_type, names, typed, name=node.name, **attributes(node))
         self._half.add(typed)
         if output in self._outputs:
@@ -81,7 +81,7 @@ class _Typing:
     def _full(self, name: str) -> str:
         if name not in self._half:
             return self.rewriter.name(name)
-        return self._cast(name, f"{name}:f", TensorProto.FLOAT)
+        return self._cast(name, f"{name}:float", TensorProto.FLOAT)
 
     def _as_half(self, name: str) -> str:
         constant = self.rewriter.view.constants.get(name)
@@ -90,7 +90,7 @@ class _Typing:
         return (
             name
             if not name or name in self._half
-            else self._cast(name, f"{name}:h", TensorProto.FLOAT16)
+            else self._cast(name, f"{name}:half", TensorProto.FLOAT16)
         )
 
     def _cast(self, name: str, output: str, to: int) -> str:
