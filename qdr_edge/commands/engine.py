@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qdr_edge.bundle import Bundle
 
-# What a build is bounded by where `--print` runs on another machine than the device.
+# What a build is bounded by where `--print` runs without a GPU: a board of 8 GB with a system on it.
 _TYPICAL_FREE_BYTES = 4 << 30
 
 
@@ -162,10 +162,12 @@ def _print_command(
     stem = f"{bundle.manifest.bundle_id}.{target}"
     model = out / f"{stem}.onnx"
     atomic_write(model, bundle.entries[artefact.entry])
-    plan = plan_build(_free_bytes(), {**artefact.options, **options})
+    free = _free_bytes()
+    plan = plan_build(free, {**artefact.options, **options})
     major = 11 if version_in("11", artefact.runtime) else 10
     command = trtexec_command(model, out / f"{stem}.engine", plan, major)
-    console.print(Text(f"# {target}: TensorRT {artefact.runtime}; wrote {model}"))
+    bound = f"bounded for {free / 2**30:.1f} GiB of free memory"
+    console.print(Text(f"# {target}: TensorRT {artefact.runtime}, {bound}; wrote {model}"))
     console.print(Text(shlex.join(command)))
 
 

@@ -163,16 +163,17 @@ def test_every_rounding_kept_is_bit_equal(family: str, emit) -> None:  # type: i
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fewer_roundings_stay_near_the_reference(family: str, emit) -> None:  # type: ignore[no-untyped-def]
     canonical = build_canonical(checkpoint(family))
-    pixels = images(16)
+    pixels = images(32)
     expected = Reference(canonical).infer(pixels)
     session = open_as_written(emit(canonical), 1)
     found = session.infer(pixels)
     session.close()
     steps = np.abs(found - expected) / (np.abs(expected).max() / 127)
-    assert 0 < steps.max() < 20  # random weights amplify; seen: 5, 15 and 3
+    signs = (found > 0) != (expected > 0)
+    print(f"steps: largest {steps.max():.1f}, mean {steps.mean():.1f}; signs: {signs.sum()}")
+    assert 0 < steps.max() < 20  # random weights amplify
     assert steps.mean() < 2.5
-    margin = np.abs(expected) > 20 * np.abs(expected).max() / 127
-    assert not ((found > 0) != (expected > 0))[margin].any()
+    assert not signs[np.abs(expected) > 20 * np.abs(expected).max() / 127].any()
 
 
 def test_half_precision_is_computed_not_dropped() -> None:
