@@ -176,12 +176,17 @@ def test_fewer_roundings_stay_near_the_reference(family: str, emit) -> None:  # 
     assert not signs[np.abs(expected) > 20 * np.abs(expected).max() / 127].any()
 
 
-def test_half_precision_is_computed_not_dropped() -> None:
-    canonical = build_canonical(checkpoint("resnet"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_computed_not_dropped(family: str) -> None:
+    canonical = build_canonical(checkpoint(family))
     model = emit_11(canonical)
-    session = open_as_written(model, 1)
-    logits = session.infer(images(4))
+    session, wide = open_as_written(model, 1), open_as_written(emit_10(canonical), 1)
+    logits, expected = session.infer(images(32)), wide.infer(images(32))
     session.close()
+    wide.close()
+    steps = np.abs(logits - expected) / (np.abs(expected).max() / 127)
+    print(f"near: half precision alone, steps: {steps.max():.1f}")
+    assert 0 < steps.max() < 4
     # The head's output is float16: every logit is one of its numbers.
     np.testing.assert_array_equal(logits, logits.astype(np.float16).astype(np.float32))
     rounded = GraphView(round_explicitly(model))
