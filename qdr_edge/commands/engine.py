@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qdr_edge.bundle import Bundle
 
-# What a build is bounded by where `--print` runs without a GPU: a board of 8 GB with a system on it.
+# What bounds a build where `--print` runs without a GPU: a board of 8 GB with a system on it.
 _TYPICAL_FREE_BYTES = 4 << 30
 
 

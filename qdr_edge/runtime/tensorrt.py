@@ -18,7 +18,7 @@ from qdr_edge.runtime import Availability, Session
 from qdr_edge.runtime.engine_cache import EngineKey, load_engine, store_engine
 from qdr_edge.runtime.pixels import check_images, closed
 from qdr_edge.runtime.tensorrt_build import FLAGS, build_engine, free_memory, plan_build
-from qdr_edge.runtime.tensorrt_messages import Log, make_logger, refused
+from qdr_edge.runtime.tensorrt_messages import Log, logger, refused
 from qdr_edge.target import host, version_in
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def availability() -> Availability:
     try:
         import tensorrt
     except (ImportError, OSError) as error:
-        missing = getattr(error, "name", None) == "tensorrt"
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
         reason = "it is not installed" if missing else f"its libraries cannot be loaded: {error}"
         return Availability(False, reason=reason, install=_install())
     version = str(tensorrt.__version__)
@@ -292,7 +292,7 @@ def _runtime(log: Log) -> tensorrt.Runtime:
 
     # The binding turns a null pointer of the library into a TypeError.
     try:
-        return tensorrt.Runtime(make_logger(log))
+        return tensorrt.Runtime(logger())
     except TypeError as error:
         raise refused(log.messages, "start its runtime") from error
 

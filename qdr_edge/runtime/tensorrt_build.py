@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime.engine_cache import EngineKey, load_engine, store_engine
-from qdr_edge.runtime.tensorrt_messages import Log, make_logger, refused
+from qdr_edge.runtime.tensorrt_messages import Log, logger, refused
 
 if TYPE_CHECKING:
     import tensorrt
@@ -123,8 +123,10 @@ def build_engine(
     """
     log = Log()
     builder = _builder(log)
-    network = _parsed(model, builder, log)
-    config = _configured(builder, plan)
+    network = _network(builder, log)
+    # Kept until the engine is built: it owns the memory of the weights.
+    parser = _parser(model, network, log)
+    config = _configured(builder, plan, log)
     timing = _timing_cache(config, timing_key)
     monitor = _monitor(progress)
     config.progress_monitor = monitor
@@ -132,9 +134,11 @@ def build_engine(
         serialized = builder.build_serialized_network(network, config)
     if monitor.stopped:
         raise KeyboardInterrupt
+    del parser
     if serialized is None:
         raise refused(log.messages, "build the engine")
-    store_engine(timing_key, _content(timing.serialize()))
+    if timing is not None:
+        store_engine(timing_key, _content(timing.serialize()))
     return _content(serialized)
 
 
@@ -149,31 +153,45 @@ def free_memory(cuda: Cuda) -> int:
 def _builder(log: Log) -> tensorrt.Builder:
     import tensorrt
 
-    # The binding turns a null pointer of the library into a TypeError.
+    # The binding turns a null pointer of the library into a TypeError, or None.
     try:
-        return tensorrt.Builder(make_logger(log))
+        return tensorrt.Builder(logger())
     except TypeError as error:
         raise refused(log.messages, "start its builder") from error
 
 
-def _parsed(model: bytes, builder: tensorrt.Builder, log: Log) -> tensorrt.INetworkDefinition:
+def _network(builder: tensorrt.Builder, log: Log) -> tensorrt.INetworkDefinition:
     import tensorrt
 
     creation = tensorrt.NetworkDefinitionCreationFlag
     flags = 0 if _precision_flags() else 1 << int(creation.STRONGLY_TYPED)
     network = builder.create_network(flags)
-    parser = tensorrt.OnnxParser(network, make_logger(log))
+    if network is None:
+        raise refused(log.messages, "begin a network")
+    return network
+
+
+def _parser(model: bytes, network: tensorrt.INetworkDefinition, log: Log) -> tensorrt.OnnxParser:
+    """The parser that filled the network."""
+    import tensorrt
+
+    try:
+        parser = tensorrt.OnnxParser(network, logger())
+    except TypeError as error:
+        raise refused(log.messages, "start its parser") from error
     if not parser.parse(model):
         found = [parser.get_error(index) for index in range(parser.num_errors)]
         messages = [f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in found]
         raise refused(messages or log.messages, "read the graph")
-    return network
+    return parser
 
 
-def _configured(builder: tensorrt.Builder, plan: BuildPlan) -> tensorrt.IBuilderConfig:
+def _configured(builder: tensorrt.Builder, plan: BuildPlan, log: Log) -> tensorrt.IBuilderConfig:
     import tensorrt
 
     config = builder.create_builder_config()
+    if config is None:
+        raise refused(log.messages, "begin a build")
     pools = tensorrt.MemoryPoolType
     config.set_memory_pool_limit(pools.WORKSPACE, plan.workspace_mib * _MIB)
     config.set_memory_pool_limit(pools.TACTIC_DRAM, plan.tactic_mib * _MIB)
@@ -197,15 +215,15 @@ def _precision_flags() -> list[tensorrt.BuilderFlag]:
     return [flag for flag in found if flag is not None]
 
 
-def _timing_cache(config: tensorrt.IBuilderConfig, key: EngineKey) -> tensorrt.ITimingCache:
-    known = load_engine(key)
-    if known is not None:
-        cache = config.create_timing_cache(known)
+def _timing_cache(config: tensorrt.IBuilderConfig, key: EngineKey) -> tensorrt.ITimingCache | None:
+    """The kept timings, or none yet; None where TensorRT gives no cache, which costs time only."""
+    for content in (load_engine(key), b""):
+        if content is None:
+            continue
+        cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache
-    empty = config.create_timing_cache(b"")
-    config.set_timing_cache(empty, False)
-    return empty
+    return None
 
 
 def _content(memory: Any) -> bytes:

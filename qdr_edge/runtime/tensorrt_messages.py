@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from qdr_edge.errors import BackendError
 
@@ -52,15 +52,33 @@ _CAUSES: Final = (
 )
 
 
-@dataclass
 class Log:
-    """What a logger collected: errors, the first one first."""
+    """The errors that TensorRT reports from here on."""
 
-    messages: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._start = _Heard.total
+
+    @property
+    def messages(self) -> list[str]:
+        """The first error first; of very many only the last ones."""
+        count = min(_Heard.total - self._start, len(_Heard.recent))
+        return list(_Heard.recent)[len(_Heard.recent) - count :]
 
 
-def make_logger(log: Log) -> tensorrt.ILogger:
-    """A logger that keeps errors for our own message instead of printing them."""
+class _Heard:
+    """What the process's one logger was told."""
+
+    logger: ClassVar[Any] = None
+    total: ClassVar[int] = 0
+    recent: ClassVar[deque[str]] = deque(maxlen=100)
+
+
+def logger() -> tensorrt.ILogger:
+    """The logger of this process, which keeps errors for our own messages instead of printing.
+
+    There is only one, and it is never freed: TensorRT remembers the first logger it is given for as
+    long as the process lives, and reports to no other.
+    """
     import tensorrt
 
     class Collector(tensorrt.ILogger):  # type: ignore[misc]
@@ -70,9 +88,13 @@ def make_logger(log: Log) -> tensorrt.ILogger:
         def log(self, severity: Any, msg: str) -> None:
             # Called from C++, where an exception would end the process.
             if severity in (tensorrt.ILogger.INTERNAL_ERROR, tensorrt.ILogger.ERROR):
-                log.messages.append(msg)
+                _Heard.recent.append(msg)
+                _Heard.total += 1
 
-    return Collector()
+    if _Heard.logger is None:
+        _Heard.logger = Collector()
+    found: tensorrt.ILogger = _Heard.logger
+    return found
 
 
 def refused(messages: Sequence[str], action: str) -> BackendError:

@@ -52,14 +52,17 @@ class Api:
     def major(self) -> int:
         return int(self.version.split(".")[0])
 
-    def run(self, code: str) -> Any:
-        """Run Python code where `tensorrt` is the real module; returns what it hands to `done`."""
+    def run(self, code: str, *, libraries: bool = True) -> Any:
+        """Run Python code where `tensorrt` is the real module; returns what it hands to `done`.
+
+        Without `libraries` only the package is there, as where JetPack's are not on the path.
+        """
         program = f"import json\ndone = lambda x: print('\\n' + json.dumps(x))\n{code}"
         result = subprocess.run(
             [sys.executable, "-W", "error", "-c", program],
             env=os.environ
             | {
-                "LD_LIBRARY_PATH": str(self.libraries),
+                "LD_LIBRARY_PATH": str(self.libraries) if libraries else "",
                 "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.package)]),
             },
             capture_output=True,

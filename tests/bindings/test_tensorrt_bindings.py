@@ -111,16 +111,29 @@ def test_a_null_pointer_of_the_library_is_our_error(api: Api, call: str, action:
     assert text.startswith(f"TensorRT cannot {action}: it gives no reason")
 
 
-def test_the_logger_is_one_of_theirs_and_keeps_errors_only(api: Api) -> None:
+def test_the_logger_is_one_of_theirs_the_only_one_and_keeps_errors(api: Api) -> None:
     found = api.run(
         "import tensorrt as t\n"
-        "from qdr_edge.runtime.tensorrt_messages import Log, make_logger\n"
-        "log = Log(); logger = make_logger(log); level = t.ILogger.Severity\n"
+        "from qdr_edge.runtime.tensorrt_messages import Log, logger\n"
+        "log = Log(); level = t.ILogger.Severity\n"
         "for name in ('INTERNAL_ERROR', 'ERROR', 'WARNING', 'INFO', 'VERBOSE'):\n"
-        "    logger.log(getattr(level, name), name)\n"
-        "done([isinstance(logger, t.ILogger), log.messages])"
+        "    logger().log(getattr(level, name), name)\n"
+        "later = Log(); many = Log()\n"
+        "logger().log(level.ERROR, 'again'); first = later.messages\n"
+        "for number in range(150): logger().log(level.ERROR, str(number))\n"
+        "done([isinstance(logger(), t.ILogger), logger() is logger(), first,"
+        " log.messages[-1], len(many.messages)])"
     )
-    assert found == [True, ["INTERNAL_ERROR", "ERROR"]]
+    assert found == [True, True, ["again"], "149", 100]
+    found = api.run(
+        "import tensorrt as t\n"
+        "from qdr_edge.runtime.tensorrt_messages import Log, logger\n"
+        "log = Log()\n"
+        "for name in ('INTERNAL_ERROR', 'ERROR', 'WARNING', 'INFO', 'VERBOSE'):\n"
+        "    logger().log(getattr(t.ILogger.Severity, name), name)\n"
+        "done(log.messages)"
+    )
+    assert found == ["INTERNAL_ERROR", "ERROR"]
 
 
 def test_the_progress_monitor_is_one_of_theirs_and_stops_a_build(api: Api) -> None:
@@ -168,6 +181,18 @@ def test_availability_names_what_is_missing(api: Api) -> None:
     )
     assert found[:2] == [False, api.version]
     assert "CUDA" in found[2] or "cuda" in found[2]
+
+
+def test_missing_libraries_are_named(api: Api) -> None:
+    found = api.run(
+        "from qdr_edge.runtime.tensorrt import availability\n"
+        "here = availability(); done([here.ok, here.reason, here.install])",
+        libraries=False,
+    )
+    assert found[0] is False
+    assert found[1].startswith("its libraries cannot be loaded: lib")
+    assert f".so.{api.major}" in found[1]
+    assert found[2]
 
 
 def _members(tree: ast.Module) -> set[tuple[str, str]]:

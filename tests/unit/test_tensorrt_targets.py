@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +20,12 @@ from qdr_edge.runtime import (
     Availability,
     availability,
     choose_target,
+    cuda,
     open_model,
     refusal,
     tensorrt,
 )
+from qdr_edge.runtime.cuda import Device
 from qdr_edge.runtime.engine_cache import EngineKey
 from qdr_edge.runtime.tensorrt_build import BuildPlan
 from qdr_edge.target import Host, version_in
@@ -117,6 +121,28 @@ def test_no_other_version_opens_either(device: Callable[[str], Bundle], version:
     assert choose_target(bundle) not in TENSORRT
     with pytest.raises(CompatibilityError, match="outside the versions"):
         command._choose(bundle, None)
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "reason"),
+    [
+        ("10.3.0", (8, 7), ""),
+        ("11.4.0.106", (7, 5), ""),
+        ("10.3.0", (7, 2), "Xavier has compute capability 7.2; int8 needs 7.5 or newer"),
+        ("8.6.1", (8, 7), "version 8.6.1 is not one of >=10.3,<12"),
+        ("12.0.0", (8, 7), "version 12.0.0 is not one of >=10.3,<12"),
+    ],
+)
+def test_what_makes_a_device_usable(
+    version: str, capability: tuple[int, int], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("tensorrt")
+    module.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    gpu = Device("Xavier", capability, 8, 12060, 12060, True)
+    monkeypatch.setattr(cuda, "Cuda", lambda: SimpleNamespace(device=lambda: gpu))
+    here = tensorrt.availability()
+    assert (here.ok, here.version, here.reason) == (not reason, version, reason)
 
 
 # --- the command ---------------------------------------------------------------------------------
