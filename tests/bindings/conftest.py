@@ -86,7 +86,7 @@ def install(folder: Path, *arguments: str) -> None:
 def stubgen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of pybind11-stubgen."""
     folder = tmp_path_factory.mktemp("stubgen")
-    install(folder, "pybind11-stubgen")
+    install(folder, "pybind11-stubgen==3.0.0")
     return folder
 
 
