@@ -33,6 +33,7 @@ ORDER = (
     "run",
     "evaluate",
     "bench",
+    "engine",
     "doctor",
 )
 # Which extra brings a module that a device does not install.

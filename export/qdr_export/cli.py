@@ -14,7 +14,10 @@ def export(
     ],
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Target to emit for; repeatable. Default: ort-x86 openvino tensorrt."),
+        typer.Option(
+            help="Target to emit for; repeatable; all for every profile. "
+            "Default: ort-x86 openvino tensorrt-10 tensorrt-11."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundles; RUN/export.")] = None,
     data: Annotated[
@@ -49,11 +52,11 @@ def export(
     from qdr_edge.operating_point import Target
     from qdr_export import tables
     from qdr_export.pipeline import export_student
-    from qdr_export.profiles import DEFAULT_TARGETS, load_profile
+    from qdr_export.profiles import load_profile, target_names
     from qdr_export.run_folder import file_stem, find_students
 
     console = Console(highlight=False)
-    profiles = [load_profile(t) for t in dict.fromkeys(target or DEFAULT_TARGETS)]
+    profiles = [load_profile(t) for t in target_names(target)]
     run_name, students = find_students(run, data)
     folder = out if out is not None else students[0].folder.parent / "export"
     if key is not None:
@@ -97,7 +100,7 @@ def lint(
     from qdr_edge.errors import ExportError
     from qdr_export import tables
     from qdr_export.lint import lint_model
-    from qdr_export.profiles import DEFAULT_TARGETS
+    from qdr_export.profiles import target_names
 
     try:
         content = model.read_bytes()
@@ -110,7 +113,7 @@ def lint(
         ) from error
     console = Console(highlight=False)
     errors = 0
-    for name in dict.fromkeys(target or DEFAULT_TARGETS):
+    for name in target_names(target):
         findings = lint_model(content, name, where=str(model))
         tables.print_findings(console, model, name, findings)
         errors += sum(finding.severity == "error" for finding in findings)

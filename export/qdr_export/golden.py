@@ -39,11 +39,16 @@ class GoldenSet:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An encoded image and what the pipeline makes of it."""
+    """An encoded image and what the pipeline makes of it.
+
+    Args:
+        margin: By how much every logit may change without another decision.
+    """
 
     image: bytes
     tensor: Pixels | None
     decision: Decision
+    margin: float = 0.0
 
 
 def make_golden(
@@ -52,6 +57,7 @@ def make_golden(
     limits: GateLimits,
     reference: Infer,
     targets: Mapping[str, Infer],
+    tolerance: float,
 ) -> GoldenSet:
     """Choose validation images, and record what every target answers.
 
@@ -61,13 +67,15 @@ def make_golden(
         limits: The gate.
         reference: uint8 [N, 3, S, S] → logits [N, K], of the reference.
         targets: The same for every target; one that cannot run here is given the reference.
+        tolerance: By how much a target's logits may differ: images whose decision that would change
+            are taken only where there are no others.
 
     Raises:
         ExportError: No validation image passes the gate.
     """
     spec = student.checkpoint.preprocess
     look = _Pipeline(spec, rule, limits, reference)
-    chosen = _gradable(student, look)
+    chosen = _gradable(student, look, tolerance)
     if not chosen:
         raise ExportError(
             "no validation image passes the image-quality gate",
@@ -126,7 +134,8 @@ class _Pipeline:
         if gate.outcome is not None:
             return _Seen(image, tensor, rejected(gate.outcome, gate.reason, modality))
         logits = self._infer(tensor[None])[0]
-        return _Seen(image, tensor, decide(logits, self._rule, modality))
+        decision = decide(logits, self._rule, modality)
+        return _Seen(image, tensor, decision, _margin(decision, self._rule))
 
 
 def _recorded(seen: _Seen, targets: Mapping[str, Infer]) -> dict[str, tuple[str, ...]]:
@@ -139,7 +148,14 @@ def _recorded(seen: _Seen, targets: Mapping[str, Infer]) -> dict[str, tuple[str,
     }
 
 
-def _gradable(student: Student, look: _Pipeline) -> dict[str, _Seen]:
+def _margin(decision: Decision, rule: DecisionRule) -> float:
+    results = zip(decision.labels, rule.logit_thresholds, strict=True)
+    nearest = min(abs(label.score - threshold) for label, threshold in results)
+    # Exclusive labels are scored against each other: both sides may change.
+    return nearest / 2 if rule.labels.exclusive else nearest
+
+
+def _gradable(student: Student, look: _Pipeline, tolerance: float) -> dict[str, _Seen]:
     """Up to four images, positive and negative in turn where both occur."""
     found: dict[Outcome, list[_Seen]] = {Outcome.POSITIVE: [], Outcome.NEGATIVE: []}
     half = GRADABLE_IMAGES // 2
@@ -147,15 +163,28 @@ def _gradable(student: Student, look: _Pipeline) -> dict[str, _Seen]:
         seen = look(encode(decode(sample.file, look.spec), 2 * look.spec.size))
         if seen.decision.outcome in found:
             found[seen.decision.outcome].append(seen)
-        if all(len(kind) >= half for kind in found.values()):
+        clear = [sum(_is_clear(one, tolerance) for one in kind) for kind in found.values()]
+        if min(clear) >= half:
             break
-    positive, negative = found[Outcome.POSITIVE], found[Outcome.NEGATIVE]
+    positive, negative = (_clear_first(kind, tolerance) for kind in found.values())
     # What one kind lacks the other fills up.
     keep = {
         "positive": positive[: max(half, GRADABLE_IMAGES - len(negative))],
         "negative": negative[: max(half, GRADABLE_IMAGES - len(positive))],
     }
     return {f"{kind}-{i}": seen for kind, some in keep.items() for i, seen in enumerate(some)}
+
+
+def _is_clear(seen: _Seen, tolerance: float) -> bool:
+    """Whether its decision holds whatever a target's tolerance allows."""
+    return seen.margin > tolerance or tolerance == 0
+
+
+def _clear_first(seen: list[_Seen], tolerance: float) -> list[_Seen]:
+    """Images of clear decision in their order, then the others, the widest margin first."""
+    clear = [one for one in seen if _is_clear(one, tolerance)]
+    rest = [one for one in seen if not _is_clear(one, tolerance)]
+    return clear + sorted(rest, key=lambda one: -one.margin)
 
 
 def encode(rgb: Pixels, longest_side: int) -> bytes:

@@ -22,7 +22,13 @@ from qdr_export.profiles import Profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import Student
 from qdr_export.rungs import open_artefact, run_rungs
-from qdr_export.seal import is_proven, read_back_summary, seal_student
+from qdr_export.seal import (
+    is_proven,
+    logit_step,
+    read_back_summary,
+    seal_student,
+    tolerance_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,10 @@ def export_student(
                 session = open_artefact(artefact, threads)
                 stack.callback(session.close)
                 targets[target] = session.infer
-        golden = make_golden(student, point.rule, point.limits, reference, targets)
+        tolerance = logit_step(outputs) * max(
+            tolerance_steps(profile, student.checkpoint) for profile in profiles
+        )
+        golden = make_golden(student, point.rule, point.limits, reference, targets, tolerance)
     report.step("sealing")
     twin = out / f"{name}.float.onnx"
     atomic_write(twin, emission.float_twin)

@@ -17,6 +17,7 @@ from qdr_edge.gate import GateFeatures, measure
 from qdr_edge.preprocess import load_image
 from qdr_edge.runtime import Session, open_model
 from qdr_export.emission import Artefact, Emission
+from qdr_export.emit.halves import round_explicitly
 from qdr_export.reference import Reference
 from qdr_export.run_folder import Student
 
@@ -102,15 +103,19 @@ def open_artefact(artefact: Artefact, threads: int) -> Session:
     return open_model(artefact.backend, artefact.model, threads=threads)
 
 
+def open_as_written(model: bytes, threads: int) -> Session:
+    """Open a target's graph in ONNX Runtime such that it computes every rounding in the graph."""
+    written = round_explicitly(model)
+    return open_model("onnxruntime", written, threads=threads, options=AS_WRITTEN)
+
+
 def _sessions(emission: Emission, threads: int) -> dict[str, Session]:
     sessions = {FLOAT_TWIN: open_model("onnxruntime", emission.float_twin, threads=threads)}
     for name, artefact in emission.artefacts.items():
         if artefact.availability.ok:
             sessions[name] = open_artefact(artefact, threads)
         elif artefact.backend == "tensorrt":
-            sessions[as_written(name)] = open_model(
-                "onnxruntime", artefact.model, threads=threads, options=AS_WRITTEN
-            )
+            sessions[as_written(name)] = open_as_written(artefact.model, threads)
     return sessions
 
 

@@ -123,7 +123,7 @@ def test_a_target_without_its_runtime_or_machine(run: Run) -> None:
     code, _, err = run("run", "good.qdr", "eye.png", "--target", "nothing")
     assert code == 9
     assert "ort-x86" in err
-    code, _, err = run("verify", "good.qdr", "--target", "tensorrt")
+    code, _, err = run("verify", "good.qdr", "--target", "tensorrt-10")
     assert code in (9, 10, 11)
     assert "tensorrt" in err
 
