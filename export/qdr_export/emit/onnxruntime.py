@@ -135,8 +135,8 @@ def _gemm_weight(r: Rewriter, node: NodeProto) -> bool:
 
 def _quantize(r: Rewriter, node: NodeProto, form: Codes, unsaturated: set[str]) -> None:
     code = node.output[0]
-    zero = r.out.constant(np.uint8(form.zero))
-    r.out.quantize(r.name(node.input[0]), r.name(node.input[1]), zero, code)
+    value, scale = r.name(node.input[0]), r.name(node.input[1])
+    r.out.quantize(value, scale, r.out.constant(np.uint8(form.zero)), code)
     if (form.low, form.high) == (0, _UINT8_MAX):
         return
     source = code_source(r.view, node)
