@@ -22,6 +22,7 @@ import numpy as np
 from onnx import NodeProto
 
 from qdr_export.emit.rewrite import Rewriter, code_source, is_rectifier, rectified, to_bytes
+from qdr_export.emit.ties import quantizer_scale
 from qdr_export.onnx_graph import GraphView, attributes
 
 _INT8_MAX = np.float32(127)
@@ -52,7 +53,7 @@ def emit(canonical: bytes) -> bytes:
                 value = _saturate(r, node, positive)
             if _sum_may_swallow(r.view, node):
                 value = r.out.add("LeakyRelu", [value], f"{code}k", alpha=1.0)
-            r.out.quantize(value, r.name(node.input[1]), zero, code)
+            r.out.quantize(value, quantizer_scale(r, node), zero, code)
             return True
         if node.op_type == "DequantizeLinear" and node.input[0] in zeros:
             zero = r.out.constant(zeros[node.input[0]])
