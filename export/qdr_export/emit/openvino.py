@@ -4,14 +4,16 @@
   point 0 and the same scale; Relu becomes Clip(0, 127·scale), because int8 saturates at 127 and
   uint8 does not, and ReLU6 Clip(0, 6) where that is less. Every other activation stays as it is.
 * It drops the rounding of Conv → Quantize → Dequantize → Add → Quantize when it fuses the sum into
-  the convolution. A LeakyRelu with alpha 1, which changes nothing, in front of that Quantize stops
+  the convolution, and so for a product. A LeakyRelu with alpha 1, which changes nothing, in front of that Quantize stops
   the fusion.
 * An int8 concatenation of uint8 tensors comes out wrong; as uint8 with zero point 128, which holds
   the same values, it comes out right.
+* It clips codes instead of values where a Clip reads a DequantizeLinear, and cuts a bound between
+  two codes off. Such a Clip is written as Relu and Min, which stay where they are.
 * It pads an average pool with code 0, not with the value 0. Where the padding counts and the zero
   point is another, a LeakyRelu with alpha 1 keeps the pool out of integers.
 
-The last three rely on undocumented behaviour, so parity tests guard them.
+The last four rely on undocumented behaviour, so parity tests guard them.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def emit(canonical: bytes) -> bytes:
                 zero = r.out.constant(zeros[code])
             if code in positive and code_source(r.view, node) is None:
                 value = _saturate(r, node, positive)
-            if _sum_may_swallow(r.view, node):
+            if _fusion_may_swallow(r.view, node):
                 value = r.out.add("LeakyRelu", [value], f"{code}k", alpha=1.0)
             r.out.quantize(value, quantizer_scale(r, node), zero, code)
             return True
@@ -96,8 +98,13 @@ def _saturate(r: Rewriter, quantize: NodeProto, positive: Mapping[str, float]) -
     source = relu.input[0] if _only_quantized(r.view, relu, positive) else relu.output[0]
     limit = np.float32(_INT8_MAX * r.view.scale(quantize))
     limit = min(limit, np.float32(positive[quantize.output[0]]))
-    bounds = [r.out.constant(np.float32(0)), r.out.constant(limit)]
-    return r.out.add("Clip", [r.name(source), *bounds], f"{quantize.output[0]}c")
+    zero, bound = r.out.constant(np.float32(0)), r.out.constant(limit)
+    clipped = f"{quantize.output[0]}c"
+    dequantize = r.view.dequantized(relu.input[0])
+    if dequantize is None or float(limit / r.view.scale(dequantize)).is_integer():
+        return r.out.add("Clip", [r.name(source), zero, bound], clipped)
+    positive_part = r.out.add("Relu", [r.name(source)], f"{quantize.output[0]}p")
+    return r.out.add("Min", [positive_part, bound], clipped)
 
 
 def _only_quantized(view: GraphView, relu: NodeProto, positive: Mapping[str, float]) -> bool:
@@ -105,9 +112,11 @@ def _only_quantized(view: GraphView, relu: NodeProto, positive: Mapping[str, flo
     return bool(readers) and all(reader.output[0] in positive for reader in readers)
 
 
-def _sum_may_swallow(view: GraphView, quantize: NodeProto) -> bool:
-    """Whether a Q stands between a convolution and an Add."""
+def _fusion_may_swallow(view: GraphView, quantize: NodeProto) -> bool:
+    """Whether a Q stands between a convolution, with or without Relu, and an Add or Mul."""
     producer = view.producer(quantize.input[0])
+    if producer is not None and is_rectifier(producer):
+        producer = view.producer(producer.input[0])
     if producer is None or producer.op_type != "Conv":
         return False
     readers = [
@@ -115,4 +124,4 @@ def _sum_may_swallow(view: GraphView, quantize: NodeProto) -> bool:
         for dequantize in view.consumers.get(quantize.output[0], [])
         for reader in view.consumers.get(dequantize.output[0], [])
     ]
-    return any(reader.op_type == "Add" for reader in readers)
+    return any(reader.op_type in ("Add", "Mul") for reader in readers)
