@@ -4,16 +4,17 @@
   point 0 and the same scale; Relu becomes Clip(0, 127·scale), because int8 saturates at 127 and
   uint8 does not, and ReLU6 Clip(0, 6) where that is less. Every other activation stays as it is.
 * It drops the rounding of Conv → Quantize → Dequantize → Add → Quantize when it fuses the sum into
-  the convolution, and so for a product. A LeakyRelu with alpha 1, which changes nothing, in front of that Quantize stops
-  the fusion.
+  the convolution, and so for a product. A LeakyRelu with alpha 1, which changes nothing, in front
+  of that Quantize stops the fusion.
 * An int8 concatenation of uint8 tensors comes out wrong; as uint8 with zero point 128, which holds
   the same values, it comes out right.
+* It crashes on Concat → Quantize → Dequantize → Relu → Quantize; a LeakyRelu as above prevents it.
 * It clips codes instead of values where a Clip reads a DequantizeLinear, and cuts a bound between
   two codes off. Such a Clip is written as Relu and Min, which stay where they are.
 * It pads an average pool with code 0, not with the value 0. Where the padding counts and the zero
   point is another, a LeakyRelu with alpha 1 keeps the pool out of integers.
 
-The last four rely on undocumented behaviour, so parity tests guard them.
+The last five rely on undocumented behaviour, so parity tests guard them.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def emit(canonical: bytes) -> bytes:
                 zero = r.out.constant(zeros[code])
             if code in positive and code_source(r.view, node) is None:
                 value = _saturate(r, node, positive)
-            if _fusion_may_swallow(r.view, node):
+            if _fusion_may_swallow(r.view, node) or _crashes(r.view, node):
                 value = r.out.add("LeakyRelu", [value], f"{code}k", alpha=1.0)
             r.out.quantize(value, quantizer_scale(r, node), zero, code)
             return True
@@ -119,9 +120,20 @@ def _fusion_may_swallow(view: GraphView, quantize: NodeProto) -> bool:
         producer = view.producer(producer.input[0])
     if producer is None or producer.op_type != "Conv":
         return False
-    readers = [
+    return any(reader.op_type in ("Add", "Mul") for reader in _readers(view, quantize))
+
+
+def _crashes(view: GraphView, quantize: NodeProto) -> bool:
+    """Whether a Q stands between a Concat and a Relu."""
+    producer = view.producer(quantize.input[0])
+    joined = producer is not None and producer.op_type == "Concat"
+    return joined and any(is_rectifier(reader) for reader in _readers(view, quantize))
+
+
+def _readers(view: GraphView, quantize: NodeProto) -> list[NodeProto]:
+    """What reads the dequantized codes of a Q."""
+    return [
         reader
         for dequantize in view.consumers.get(quantize.output[0], [])
         for reader in view.consumers.get(dequantize.output[0], [])
     ]
-    return any(reader.op_type in ("Add", "Mul") for reader in readers)
