@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -170,15 +171,19 @@ def _huge() -> TensorProto:
     return TensorProto(name="w", dims=[1 << 20, 1 << 20], data_type=TensorProto.FLOAT)
 
 
+NEAREST = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
+
+
 def _resize(scales: list[float], *more: onnx.NodeProto, **attrs: Any) -> bytes:
-    settings = {
-        "mode": "nearest",
-        "coordinate_transformation_mode": "asymmetric",
-        "nearest_mode": "floor",
-    } | attrs
+    settings = NEAREST | attrs
     node = helper.make_node("Resize", ["pixels", "", "s"], ["y"], **settings)
     factors = numpy_helper.from_array(np.array(scales, np.float32), "s")
-    return _model(node, *more, initializer=[factors])
+    weight = numpy_helper.from_array(np.zeros((3, 3, 1, 1), np.float32), "w")
+    return _model(node, *more, initializer=[factors, weight])
 
 
 def _chain(op: str, count: int, *extra: str, **attrs: Any) -> list[onnx.NodeProto]:
@@ -234,6 +239,7 @@ def _value(name: str, kind: int, shape: list[Any]) -> onnx.ValueInfoProto:
         (_model(helper.make_node("Resize", ["pixels", "", "", "n"], ["y"])), "not nearest"),
         (_resize([1, 1, 4, 1], *_chain("Resize", 2, "", "s", **NEAREST)), "16 times as large"),
         (_resize([1, 1, 1, 1], *_chain("Concat", 11, axis=1)), "concatenation of 2048"),
+        (_model(*_chain("Relu", 2)[::-1]), "made by no earlier node"),
         (_conv(pads=[1 << 20] * 4), "pads above 256"),
         (_conv(pads=[-1] * 4), "pads above 256"),
         (_conv(kernel_shape=[1000, 1000]), "kernel_shape above 256"),
@@ -253,10 +259,10 @@ def test_models_that_must_never_reach_a_runtime(raw: bytes, message: str) -> Non
 def test_enlargement_is_counted_against_strides() -> None:
     strided = helper.make_node("Conv", ["y", "w"], ["z"], strides=[4, 4])
     again = helper.make_node("Resize", ["z", "", "s"], ["u"], **NEAREST)
-    assert check_onnx(_resize([1, 1, 8, 8], strided, again)).operators["Resize"] == 2
+    assert check_onnx(_resize([1, 1, 4, 4], strided, again)).operators["Resize"] == 2
     wide = helper.make_node("Conv", ["y", "w"], ["z"], strides=[1, 4])
-    with pytest.raises(BundleError, match="64 times as large"):
-        check_onnx(_resize([1, 1, 8, 8], wide, again))
+    with pytest.raises(BundleError, match="16 times as large"):
+        check_onnx(_resize([1, 1, 4, 4], wide, again))
 
 
 def test_a_convolution_gives_channels_of_its_own() -> None:
