@@ -4,8 +4,8 @@
   point 0 and the same scale; Relu becomes Clip(0, 127·scale), because int8 saturates at 127 and
   uint8 does not, and ReLU6 Clip(0, 6) where that is less. Every other activation stays as it is.
 * It drops the rounding of Conv → Quantize → Dequantize → Add → Quantize when it fuses the sum into
-  the convolution, and so for a product. A LeakyRelu with alpha 1, which changes nothing, in front
-  of that Quantize stops the fusion.
+  the convolution, with a Relu between or without. A LeakyRelu with alpha 1, which changes nothing,
+  in front of that Quantize stops the fusion.
 * An int8 concatenation of uint8 tensors comes out wrong; as uint8 with zero point 128, which holds
   the same values, it comes out right.
 * It crashes on Concat → Quantize → Dequantize → Relu → Quantize; a LeakyRelu as above prevents it.
@@ -54,7 +54,7 @@ def emit(canonical: bytes) -> bytes:
                 zero = r.out.constant(zeros[code])
             if code in positive and code_source(r.view, node) is None:
                 value = _saturate(r, node, positive)
-            if _fusion_may_swallow(r.view, node) or _crashes(r.view, node):
+            if _sum_may_swallow(r.view, node) or _crashes(r.view, node):
                 value = r.out.add("LeakyRelu", [value], f"{code}k", alpha=1.0)
             r.out.quantize(value, quantizer_scale(r, node), zero, code)
             return True
@@ -113,14 +113,18 @@ def _only_quantized(view: GraphView, relu: NodeProto, positive: Mapping[str, flo
     return bool(readers) and all(reader.output[0] in positive for reader in readers)
 
 
-def _fusion_may_swallow(view: GraphView, quantize: NodeProto) -> bool:
-    """Whether a Q stands between a convolution, with or without Relu, and an Add or Mul."""
+def _sum_may_swallow(view: GraphView, quantize: NodeProto) -> bool:
+    """Whether a Q stands between a convolution and an Add.
+
+    With a Relu between, the sum is fused only where nothing else reads the convolution.
+    """
     producer = view.producer(quantize.input[0])
+    readers = _readers(view, quantize)
+    summed = any(reader.op_type == "Add" for reader in readers)
     if producer is not None and is_rectifier(producer):
         producer = view.producer(producer.input[0])
-    if producer is None or producer.op_type != "Conv":
-        return False
-    return any(reader.op_type in ("Add", "Mul") for reader in _readers(view, quantize))
+        summed = summed and len(readers) == 1
+    return summed and producer is not None and producer.op_type == "Conv"
 
 
 def _crashes(view: GraphView, quantize: NodeProto) -> bool:
