@@ -3,9 +3,9 @@
 Between integers, a runtime computes in float32 and the reference as exactly as it can. Where a
 value lies so near to the middle between two codes that the difference decides, the codes differ.
 For operators of one code or one pixel all values are known in advance: 256 of them, three times
-for normalized pixels. Where one is too near to a tie, the quantization divides by a scale that is a
-few millionths off, chosen so that every code stays what it is and none is near; what dequantizes
-keeps the true scale.
+for normalized pixels. Where one is too near to a tie, the quantization divides by a scale that is
+less than a ten-thousandth off, chosen so that every code stays what it is and none is near; what
+dequantizes keeps the true scale.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def steady_scale(values: Values, scale: np.float32, low: int, high: int) -> np.f
     most = min(above[~above_side].min(initial=np.inf), below[below_side].min(initial=np.inf))
     if least <= scale <= most:
         return scale
-    middle = np.float32((least + most) / 2)
-    return middle if least < middle < most else None
+    # As near to the true scale as float32 can tell from the bound, but not beyond the middle.
+    inside = min(float(scale) * _ROUNDING * 4, (most - least) / 2)
+    nearest = np.float32(least + inside if scale < least else most - inside)
+    return nearest if least < nearest < most else None
 
 
 def _values(view: GraphView, quantize: NodeProto) -> Values | None:
