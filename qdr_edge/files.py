@@ -144,7 +144,7 @@ def _write_beside(path: Path, data: bytes, mode: int) -> Path:
 
 
 def _discard(temporary: Path | None) -> None:
-    """Remove a temporary file if there is one; a disk that refuses must not hide the first error."""
+    """Remove a temporary file, if any; a disk that refuses must not hide the first error."""
     if temporary is not None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

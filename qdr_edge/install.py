@@ -1,8 +1,8 @@
 """Install a bundle on a device: two slots, and at every instant the old or the new is active.
 
-The order never changes: take the lock, read the bundle once, do every step of a loader including the
-self-test, write those very bytes to the slot that is not active, then change the state. The state
-is the only thing a loader follows, and it changes in one rename.
+The order never changes: take the lock, read the bundle once, do every step of a loader including
+the self-test, write those very bytes to the slot that is not active, then change the state. The
+state is the only thing a loader follows, and it changes in one rename.
 """
 
 from __future__ import annotations

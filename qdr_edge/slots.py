@@ -84,10 +84,13 @@ def read_state(root: Path) -> State | None:
     if len(raw) > MAX_STATE_BYTES:
         raise _damaged(path, f"larger than {MAX_STATE_BYTES} bytes")
     try:
-        return State.model_validate_json(raw)
+        state = State.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise _damaged(path, f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from None
+    if state.to_bytes() != raw:
+        raise _damaged(path, "not in the one form that is written")
+    return state
 
 
 def read_active(root: Path) -> Active:

@@ -1,4 +1,4 @@
-"""`qdr-edge install`: put a bundle on a device, go back to the one before, or show what it holds."""
+"""`qdr-edge install`: put a bundle on a device, go back, or show what it holds."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def show(
         Path | None, typer.Option(help="Also write the public key here; never overwritten.")
     ] = None,
 ) -> None:
-    """Show a key's id and public half, or who signed a bundle, and whether this machine trusts it."""
+    """Show a key's id and public half, or a bundle's signer, and whether it is trusted here."""
     from qdr_edge.errors import SignatureError
     from qdr_edge.keys import TrustStore, public_key_of, trust_folder
 
