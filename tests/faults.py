@@ -1,7 +1,7 @@
 """Power cuts and failing disks: every call that changes the disk, cut or refused, one by one.
 
-`python -m tests.faults JOB FOLDER WAY…` counts a job's calls in a copy of FOLDER/template, then runs
-the job again for each call and each way to fail, every time in a child process and a copy of
+`python -m tests.faults JOB FOLDER WAY…` counts a job's calls in a copy of FOLDER/template, then
+runs the job again for each call and each way to fail, every time in a child process and a copy of
 its own. It prints what it did as JSON; the test looks at what is left.
 """
 

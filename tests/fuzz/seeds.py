@@ -12,6 +12,8 @@ from tests.attacks.evil import KEY, contents
 from tests.attacks.models import model, tensor, with_initializer
 from tests.bundles import ORT, manifest, onnx_model
 
+MODES = ("container", "unsigned", "model", "manifest", "signed", "inspected")
+
 
 def write_seeds(folder: Path) -> int:
     """Write one file a seed, each with the byte of its mode in front; return how many."""
@@ -23,12 +25,16 @@ def write_seeds(folder: Path) -> int:
     older = json.loads(raw) | {"schema_version": 1}
     unsigned, sealed = (seal(described, {ORT: small}, key) for key in (None, KEY))
     seeds = [
-        *((b"o", network) for network in networks),
-        *((b"m", text) for text in (raw, canonical_json(older), contents()["manifest.json"])),
-        (b"s", raw),
-        (b"c", write_container({"manifest.json": b"{}", "x": b"1"})),
-        *((mode, data) for mode in (b"c", b"u", b"i") for data in (unsigned, sealed)),
+        *(("model", network) for network in networks),
+        *(("manifest", text) for text in (raw, canonical_json(older), contents()["manifest.json"])),
+        ("signed", raw),
+        ("container", write_container({"manifest.json": b"{}", "x": b"1"})),
+        *(
+            (mode, data)
+            for mode in ("container", "unsigned", "inspected")
+            for data in (unsigned, sealed)
+        ),
     ]
     for number, (mode, data) in enumerate(seeds):
-        (folder / f"seed-{number:02}").write_bytes(mode + data)
+        (folder / f"seed-{number:02}").write_bytes(bytes([MODES.index(mode)]) + data)
     return len(seeds)
