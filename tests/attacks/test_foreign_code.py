@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from qdr_edge.errors import BackendError, BundleError
-from qdr_edge.runtime import open_model
+from qdr_edge.bundle import read_bundle, seal
+from qdr_edge.errors import BackendError, BundleError, CompatibilityError
+from qdr_edge.manifest import Artefact
+from qdr_edge.runtime import open_bundle, open_model
+from tests.attacks.evil import KEY, TRUST
 from tests.attacks.models import model
+from tests.bundles import ORT, manifest, onnx_model
 
 OPERATORS = [
     ("Loop", ""), ("If", ""), ("Scan", ""), ("SequenceMap", ""), ("StringNormalizer", ""),
@@ -46,6 +50,29 @@ def test_files_that_are_no_onnx(tmp_path: Path) -> None:
         for backend in ("onnxruntime", "openvino"):
             with pytest.raises(BundleError, match="model refused"):
                 open_model(backend, raw)
+
+
+@pytest.mark.parametrize(
+    ("backend", "option"),
+    [
+        ("onnxruntime", "session.load_model_format"),
+        ("onnxruntime", "session.model_external_initializers_file_folder_path"),
+        ("onnxruntime", "ep.context_file_path"),
+        ("openvino", "CACHE_DIR"),
+        ("openvino", "WEIGHTS_PATH"),
+    ],
+)
+def test_an_option_that_changes_the_parser_or_touches_files(backend: str, option: str) -> None:
+    """`session.load_model_format` = ORT would hand checked bytes to the parser of another format."""
+    artefact = Artefact(entry=ORT, backend=backend, opset=19, options={option: "ORT"})
+    data = seal(manifest(artefacts={"x": artefact}), {ORT: onnx_model()}, KEY)
+    with pytest.raises(CompatibilityError, match="may not be set by a bundle"):
+        open_bundle(read_bundle(data, trust=TRUST), "x")
+    harmless = {"onnxruntime": "session.intra_op.allow_spinning", "openvino": "PERFORMANCE_HINT"}
+    values = {"onnxruntime": "0", "openvino": "LATENCY"}
+    good = artefact.model_copy(update={"options": {harmless[backend]: values[backend]}})
+    data = seal(manifest(artefacts={"x": good}), {ORT: onnx_model()}, KEY)
+    open_bundle(read_bundle(data, trust=TRUST), "x", threads=1).close()
 
 
 def test_a_backend_that_would_load_something_else() -> None:
