@@ -63,7 +63,7 @@ def test_files_that_are_no_onnx(tmp_path: Path) -> None:
     ],
 )
 def test_an_option_that_changes_the_parser_or_touches_files(backend: str, option: str) -> None:
-    """`session.load_model_format` = ORT would hand checked bytes to the parser of another format."""
+    """`session.load_model_format` = ORT would hand the bytes to the parser of another format."""
     artefact = Artefact(entry=ORT, backend=backend, opset=19, options={option: "ORT"})
     data = seal(manifest(artefacts={"x": artefact}), {ORT: onnx_model()}, KEY)
     with pytest.raises(CompatibilityError, match="may not be set by a bundle"):

@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import atheris
 
@@ -26,6 +27,7 @@ with atheris.instrument_imports(include=["qdr_edge"]):
 import onnx
 from google.protobuf.message import DecodeError
 
+from tests.fuzz.mutate import mutate_json, mutate_protobuf
 from tests.fuzz.seeds import MODES
 
 KEY = SigningKey.generate()
@@ -103,6 +105,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 
 
+FORMS = {"model": mutate_protobuf, "manifest": mutate_json, "signed": mutate_json}
+
+
 def one_input(data: bytes) -> None:
     """Run one input through the reader that its first byte names."""
     if not data:
@@ -112,9 +117,22 @@ def one_input(data: bytes) -> None:
         TARGETS[name](data[1:])
 
 
+def mutator(data: bytes, max_size: int, seed: int) -> bytes:
+    """Half of the changes keep the form of what the mode reads; the others are libFuzzer's own."""
+    random = Random(seed)
+
+    def mutate(some: bytes) -> bytes:
+        return bytes(atheris.Mutate(some, max(len(some) + 16, 64)))
+
+    keep = FORMS.get(MODES[data[0] % len(MODES)]) if data else None
+    if keep is None or random.random() < 0.5:
+        return bytes(atheris.Mutate(data, max_size))
+    return (data[:1] + keep(data[1:], random, mutate))[:max_size]
+
+
 def main() -> None:
     """Fuzz; see the module."""
-    atheris.Setup(sys.argv, one_input)
+    atheris.Setup(sys.argv, one_input, custom_mutator=mutator)
     atheris.Fuzz()
 
 

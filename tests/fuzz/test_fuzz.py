@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from qdr_edge.files import canonical_json
+from tests.attacks.models import model
+from tests.fuzz.mutate import mutate_json, mutate_protobuf, parse, write
 from tests.fuzz.seeds import write_seeds
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_mutators_keep_the_form() -> None:
+    raw = model()
+    assert write(parse(raw)) == raw
+    changed = {mutate_protobuf(raw, Random(seed), lambda some: some + b"x") for seed in range(200)}
+    assert len(changed) > 60
+    assert all(one == b"" or parse(one) for one in changed)
+    document = canonical_json({"a": {"b": [1, "x"]}})
+    for seed in range(200):
+        one = mutate_json(document, Random(seed), lambda some: some + b"x")
+        assert canonical_json(json.loads(one)) == one
 
 
 @pytest.mark.parametrize("runs", [2_000, pytest.param(1_000_000, marks=pytest.mark.full)])
