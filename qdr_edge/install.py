@@ -123,6 +123,8 @@ def roll_back(
         BundleError, SignatureError, BackendError, SelfTestError, OutputError: as `install`.
     """
     report = on_step or (lambda _line: None)
+    if read_state(root) is None:
+        raise nothing_installed(root)
     with _locked(root):
         state = read_state(root)
         if state is None:
@@ -136,6 +138,10 @@ def roll_back(
                 fix="install the bundle that you want",
             )
         bundle = _proven(read_whole(path), path, state, trust, target, threads, report)
+        with _explained(root):
+            # An installation may have been cut off before its slot was safe.
+            sync_folder(path.parent)
+            sync_folder(root)
         return _activate(root, state, state.spare, bundle, report)
 
 
@@ -187,7 +193,8 @@ def _is_active(root: Path, state: State, bundle: Bundle) -> bool:
 def _prepare(root: Path, slot: Slot) -> None:
     """Make the slot's folder last, and clear what a power cut left half-written.
 
-    Only under the lock: nobody else can be writing there.
+    Only under the lock: nobody else can be writing there. The state is made safe as well: what it
+    calls spare must not be overwritten while a cut could still bring back a state that needs it.
     """
     folder = root / slot
     make_folder(folder, fix="name another folder with --root")

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from qdr_edge.install import install
 from qdr_edge.slots import read_state
 from tests import faults
 from tests.attacks.evil import KEY, TRUST, working
-from tests.forgetful import Call, ForgetfulDisk, crash_states
+from tests.forgetful import Call, ForgetfulDisk, Tree, crash_states
 
 ROOT = Path(__file__).parents[2]
 JOBS = ["seal", "install", "first", "roll_back"]
@@ -80,6 +80,27 @@ def _run(case: Case, ways: Sequence[str]) -> list[dict[str, Any]]:
     assert child.returncode == 0, child.stderr
     done: list[dict[str, Any]] = json.loads(child.stdout)
     return done
+
+
+def _calls(root: Path) -> list[Call]:
+    """What `_run` recorded; written by this test's own child, a moment ago."""
+    calls: list[Call] = pickle.loads((root / "calls").read_bytes())  # noqa: S301
+    return calls
+
+
+def _fresh(root: Path) -> Path:
+    """The folder that the calls name, as it was before them."""
+    shutil.rmtree(root / "counted")
+    return Path(shutil.copytree(root / "template", root / "counted"))
+
+
+def _materialise(folder: Path, state: Tree) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for path, content in state.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content)
+    (folder / "key.pem").chmod(0o600)
 
 
 def _found(case: Case, folder: Path) -> str | None:
@@ -138,22 +159,45 @@ def test_every_call_cut_or_refused(tmp_path: Path, name: str, ways: tuple[str, .
 def test_a_disk_that_forgets_what_was_not_synced(tmp_path: Path, name: str) -> None:
     case = _case(tmp_path, name)
     _run(case, ())
-    # Written by the child above, a moment ago.
-    calls = pickle.loads((tmp_path / "calls").read_bytes())  # noqa: S301
-    shutil.rmtree(tmp_path / "counted")
-    shutil.copytree(tmp_path / "template", tmp_path / "counted")
-    states = crash_states(tmp_path / "counted", calls)
+    calls = _calls(tmp_path)
+    states = crash_states(_fresh(tmp_path), calls)
     assert len(states) >= 5
     seen = set()
     for state in states:
-        shutil.rmtree(tmp_path / "counted")
-        (tmp_path / "counted").mkdir()
-        for path, content in state.items():
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_bytes(content)
-        (tmp_path / "counted" / "key.pem").chmod(0o600)
+        _materialise(tmp_path / "counted", state)
         seen.add(_found(case, tmp_path / "counted"))
     assert seen == {case.old, case.new}
+
+
+@pytest.mark.parametrize(("names", "job"), [(1, "roll_back"), (2, "install")])
+def test_a_cut_before_a_name_is_safe_and_then_another_job(
+    tmp_path: Path, names: int, job: str
+) -> None:
+    """The slot's or the state's new name is seen but not safe: whoever builds on it syncs it."""
+    case = _case(tmp_path, "install")
+    _run(case, ())
+    calls = _calls(tmp_path)
+    renames = [at for at, call in enumerate(calls) if call.name == "replace"]
+    calls = calls[: renames[names - 1] + 1]
+    disk = ForgetfulDisk.of(_fresh(tmp_path))
+    for call in calls:
+        disk.play(call)
+    second = replace(case, root=tmp_path / "second", job=job)
+    _materialise(tmp_path / "counted", {path: file.written for path, file in disk.names.items()})
+    shutil.copytree(tmp_path / "counted", second.root / "template")
+    (second.root / "template" / "oldest").replace(second.root / "template" / "new")
+    _run(second, ())
+    old, new = str(second.root / "counted"), str(tmp_path / "counted")
+    after = [
+        replace(call, path=call.path.replace(old, new), target=call.target.replace(old, new))
+        for call in _calls(second.root)
+    ]
+    last = sha256_file(second.root / "template" / "new") if job == "install" else case.new
+    seen = set()
+    for state in crash_states(_fresh(tmp_path), calls + after):
+        _materialise(tmp_path / "counted", state)
+        seen.add(_found(case, tmp_path / "counted"))
+    assert seen == {case.old, case.new, last}
 
 
 @pytest.mark.parametrize("skipped", ["file", "folder"])
