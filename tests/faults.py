@@ -105,7 +105,17 @@ def roll_back_job(folder: Path) -> None:
     roll_back(folder / "device", trust=trust, target="ort-x86", threads=1)
 
 
-JOBS: Final = {"seal": seal_job, "install": install_job, "roll_back": roll_back_job}
+def key_job(folder: Path) -> None:
+    """Make a signing key."""
+    SigningKey.generate().save(folder / "made.pem")
+
+
+JOBS: Final = {
+    "seal": seal_job,
+    "install": install_job,
+    "roll_back": roll_back_job,
+    "key": key_job,
+}
 
 
 def main(job: str, root: Path, ways: list[str]) -> None:

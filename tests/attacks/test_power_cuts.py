@@ -23,6 +23,7 @@ from qdr_edge.bundle import read_bundle, write_bundle
 from qdr_edge.errors import BundleError
 from qdr_edge.files import sha256_file
 from qdr_edge.install import install
+from qdr_edge.keys import SigningKey
 from qdr_edge.slots import read_state
 from tests import faults
 from tests.attacks.evil import KEY, TRUST, working
@@ -153,6 +154,26 @@ def test_every_call_cut_or_refused(tmp_path: Path, name: str, ways: tuple[str, .
         seen.add(found)
         _retry(case, folder, found)
     assert seen == {case.old, case.new}
+
+
+def test_a_secret_is_whole_or_absent(tmp_path: Path) -> None:
+    case = Case(tmp_path, "key", None, "")
+    (tmp_path / "template").mkdir()
+    (tmp_path / "template" / "key.pem").write_bytes(b"")
+    for entry in _run(case, faults.WAYS):
+        made = tmp_path / entry["folder"] / "made.pem"
+        assert entry["status"] in (0, -9, faults.REFUSED), entry
+        if made.exists():
+            assert made.stat().st_mode & 0o777 == 0o600
+            SigningKey.load(made)
+        else:
+            faults.key_job(made.parent)
+    whole = set()
+    for state in crash_states(_fresh(tmp_path), _calls(tmp_path)):
+        content = state.get(str(tmp_path / "counted" / "made.pem"))
+        assert content is None or content.endswith(b"-----END PRIVATE KEY-----\n")
+        whole.add(content)
+    assert len(whole) == 2
 
 
 @pytest.mark.parametrize("name", JOBS)
