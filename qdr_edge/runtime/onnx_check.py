@@ -19,7 +19,6 @@ MAX_NODES: Final = 20_000
 MAX_DIMENSIONS: Final = 8
 MAX_TENSOR_ELEMENTS: Final = 1 << 28
 MAX_NAME_BYTES: Final = 1024
-_MOST_ELEMENTS_PER_BYTE: Final = 8
 
 _STANDARD: Final = """
     Add AveragePool Cast Clip Concat Constant Conv ConvInteger DequantizeLinear Div Flatten Gemm
@@ -39,6 +38,7 @@ ALLOWED: Final[Mapping[str, frozenset[str]]] = {
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _DENOTATION: Final = 6
+_MOST_ELEMENTS_PER_BYTE: Final = 8
 _MAX_FIELD: Final = (1 << 29) - 1
 _FLOAT: Final = 1
 _UINT8: Final = 2
