@@ -38,6 +38,14 @@ def export(
             "recipe says.",
         ),
     ] = None,
+    security_version: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**31 - 1,
+            help="Rollback counter: a device refuses what is older than the highest it installed.",
+        ),
+    ] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Seal in spite of decision flips, marked unproven.")
     ] = False,
@@ -79,6 +87,7 @@ def export(
                 out=folder,
                 key=signing,
                 operating_target=wanted,
+                security_version=security_version,
                 force=force,
                 threads=threads,
                 progress=report,

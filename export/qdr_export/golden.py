@@ -1,14 +1,15 @@
 """Golden vectors: images a device runs at every start, with all that must come out.
 
-Pictures are decoded and encoded again as PNG: nothing of the original file (names, dates, camera,
-location) comes along. They still show what they show: a bundle trained on patients' images holds
-patients' images.
+Gradable pictures are validation images, decoded and encoded again as PNG: nothing of the original
+file (names, dates, camera, location) comes along. They still show what they show: a bundle trained
+on patients' images holds patients' images. The ungradable and the invalid one are drawn here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +85,8 @@ def make_golden(
             fix="look at the images with `qdr-edge data`, or give other validation images",
         )
     pictures = list(chosen.items())
-    first = next(iter(chosen.values()))
-    pictures += [("ungradable", _ungradable([seen.image for seen in chosen.values()], look))]
-    pictures += [("invalid", _invalid(first.image, look))]
+    ungradable = _ungradable([seen.image for seen in chosen.values()], look)
+    pictures += [("ungradable", ungradable), ("invalid", _invalid(look))]
     vectors, entries = [], {}
     for name, seen in pictures:
         suffix = "bin" if name == "invalid" else "png"
@@ -204,20 +204,36 @@ def encode(rgb: Pixels, longest_side: int) -> bytes:
 
 
 def _ungradable(images: list[bytes], look: _Pipeline) -> _Seen:
-    for image in images:
-        rgb = decode(image, look.spec)
-        for spoiled in _spoiled(rgb):
-            # PNG loses nothing: what the gate says of the pixels it will say of the file.
-            if look.outcome(spoiled) is Outcome.UNGRADABLE:
-                seen = look(encode(spoiled, max(rgb.shape)))
-                if seen.decision.outcome is Outcome.UNGRADABLE:
-                    return seen
+    """A drawn picture that the gate calls ungradable; a spoiled one of `images` if none is."""
+    spoiled = (picture for image in images for picture in _spoiled(decode(image, look.spec)))
+    for picture in chain(_drawn(2 * look.spec.size), spoiled):
+        # PNG loses nothing: what the gate says of the pixels it will say of the file.
+        if look.outcome(picture) is Outcome.UNGRADABLE:
+            seen = look(encode(picture, max(picture.shape)))
+            if seen.decision.outcome is Outcome.UNGRADABLE:
+                return seen
     raise ExportError(
         "the image-quality gate calls no spoiled image ungradable",
         expected="a gate that rejects a blurred, dark, bright or noisy picture",
         fix="give unusable validation images the grade 3 in a column `quality`: the gate is not "
         "fitted on those",
     )
+
+
+def _drawn(side: int) -> Iterator[Pixels]:
+    """Dim discs of a regular pattern, by degrees: structure enough, light too little.
+
+    No patient is in them.
+    """
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    lit = np.hypot(x, y) < 0.45
+    for waves in (12, 16, 20, 24, 10, 8):
+        pattern = np.sin(2 * np.pi * waves * x) * np.sin(2 * np.pi * waves * y)
+        for level in (20, 28, 36, 44, 30, 52):
+            for share in (1.0, 0.7, 0.5):
+                gray = np.where(lit, level + share * level * pattern, 0)
+                tint = gray[..., None] * np.array([1.2, 0.7, 0.4])
+                yield np.clip(np.rint(tint), 0, 255).astype(np.uint8)
 
 
 def _spoiled(rgb: Pixels) -> Iterator[Pixels]:
@@ -242,7 +258,8 @@ def _spoiled(rgb: Pixels) -> Iterator[Pixels]:
         yield np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def _invalid(image: bytes, look: _Pipeline) -> _Seen:
+def _invalid(look: _Pipeline) -> _Seen:
+    image = encode(next(_drawn(look.spec.size)), look.spec.size)
     for broken in (image[: len(image) // 2], image[:64], b"this is not an image\n"):
         seen = look(broken)
         if seen.decision.outcome is Outcome.INVALID_INPUT:

@@ -66,6 +66,7 @@ def export_student(
     out: Path,
     key: SigningKey,
     operating_target: Target | None = None,
+    security_version: int = 0,
     force: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
@@ -79,6 +80,7 @@ def export_student(
         out: Folder; made if missing.
         key: Signs the bundle.
         operating_target: What to fit thresholds and gate for; None takes the recipe's.
+        security_version: Rollback counter of the bundle.
         force: Seal in spite of decision flips; the bundle is then marked unproven.
         threads: Threads of a runtime; 0 takes every core.
         progress: Where to report.
@@ -120,7 +122,17 @@ def export_student(
     twin = out / f"{name}.float.onnx"
     atomic_write(twin, emission.float_twin)
     bundle = out / f"{name}.qdr"
-    digest = seal_student(bundle, student, emission, outputs, point, parity, golden, key)
+    digest = seal_student(
+        bundle,
+        student,
+        emission,
+        outputs,
+        point,
+        parity,
+        golden,
+        key,
+        security_version=security_version,
+    )
     return Exported(bundle, twin, parity_file, digest, emission, parity, point, is_proven(parity))
 
 

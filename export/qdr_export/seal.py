@@ -55,6 +55,8 @@ def seal_student(
     parity: ParityReport,
     golden: GoldenSet,
     key: SigningKey,
+    *,
+    security_version: int = 0,
 ) -> str:
     """Write the signed bundle of a student; an existing file is replaced atomically.
 
@@ -75,6 +77,7 @@ def seal_student(
     manifest = Manifest(
         bundle_id=f"{path.stem}-{model_version}",
         model_version=model_version,
+        security_version=security_version,
         created=created,
         modality=checkpoint.modality,  # type: ignore[arg-type]  # checked by the manifest
         synthetic=checkpoint.synthetic,

@@ -311,6 +311,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "out"
     arguments = ["export", str(run / "student-fundus"), "--out", str(out), "--target", "ort-x86"]
+    arguments += ["--security-version", "5"]
     result = CliRunner().invoke(
         app, [*arguments, "--threads", "1", "--name", "mine", "--target-sensitivity", "0.93"]
     )
@@ -327,6 +328,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bundle = read_bundle(
         out / "mine-fundus.qdr", trust=TrustStore.from_folder(tmp_path / "home" / "trust")
     )
+    assert bundle.manifest.security_version == 5
     assert not any(threshold.reached for threshold in bundle.manifest.decision.thresholds)
     (tmp_path / "canonical.onnx").write_bytes(bundle.entries["network/canonical.onnx"])
     lint = CliRunner().invoke(
