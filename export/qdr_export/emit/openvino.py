@@ -37,7 +37,7 @@ def emit(canonical: bytes) -> bytes:
     positive = {
         code: largest
         for code, largest in rectified(view).items()
-        if view.zero_point(view.producers[code]).dtype == np.int8
+        if view.zero_point(view.producers[code]).dtype == np.int8 and not _rescales(view, code)
     }
     # … and the zero point of all of them.
     zeros = dict.fromkeys(positive, _UNSIGNED_ZERO) | _concatenated(view)
@@ -64,6 +64,18 @@ def emit(canonical: bytes) -> bytes:
         return is_rectifier(node) and _only_quantized(r.view, node, positive)
 
     return to_bytes(rewriter.run(rule, "openvino"))
+
+
+def _rescales(view: GraphView, code: str) -> bool:
+    """Whether a Relu on its own changes the scale of its codes.
+
+    OpenVINO would merge the Clip into the quantization before it, and what saturates here would be
+    rounded on that other grid instead.
+    """
+    quantize = view.producers[code]
+    relu = view.producer(quantize.input[0])
+    before = view.dequantized(relu.input[0]) if relu is not None and is_rectifier(relu) else None
+    return before is not None and not np.array_equal(view.scale(before), view.scale(quantize))
 
 
 def _concatenated(view: GraphView) -> dict[str, np.uint8]:
