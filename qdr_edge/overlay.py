@@ -26,8 +26,11 @@ def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> bytes
     import numpy as np
 
     size = pixels.shape[1:]
-    heat = cv2.resize(np.maximum(activation, 0), size[::-1], interpolation=cv2.INTER_LINEAR)
-    heat = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
+    positive = np.maximum(activation, 0)
+    heat: NDArray[np.float32] = np.asarray(
+        cv2.resize(positive, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32
+    )
+    heat /= max(float(heat.max()), float(np.finfo(np.float32).tiny))
     colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)  # BGR
     image = cv2.cvtColor(np.ascontiguousarray(pixels.transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
     weight = (_OPACITY * heat)[:, :, None]

@@ -11,6 +11,7 @@ from qdr_edge.runtime import MapSession, open_model
 from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
 from qdr_export.float_twin import build_float_twin
+from qdr_export.map_agreement import compare_maps
 from qdr_export.maps import add_float_maps, add_maps, has_maps
 from qdr_export.readback import read_back
 from qdr_export.reference import Reference
@@ -88,7 +89,7 @@ def test_a_model_without_maps_says_so(made):
     assert not has_maps(model)
     session = open_model("onnxruntime", model, threads=1)
     assert isinstance(session, MapSession)
-    with pytest.raises(BackendError, match="no class activation maps.*--maps"):
+    with pytest.raises(BackendError, match=r"no class activation maps.*--maps"):
         session.infer_maps(images(1))
     session.close()
 
@@ -124,3 +125,18 @@ def test_overlay_colours_only_what_speaks_for_the_label():
     assert picture.shape == (64, 64, 3)
     assert (picture[32:] == 100).all()
     assert np.ptp(picture[4, 4].astype(int)) > 30
+
+
+def test_agreement_counts_only_positive_labels_and_neighbouring_peaks():
+    real = np.zeros((3, 2, 4, 4), np.float32)
+    real[0, 0, 1, 1] = real[1, 0, 0, 0] = real[2, 1, 3, 3] = 1
+    int8 = real.copy()
+    int8[0, 0] = np.roll(real[0, 0], 1, axis=1)  # a neighbour
+    int8[1, 0] = np.roll(real[1, 0], (3, 3), axis=(0, 1))  # the other corner
+    positive = np.zeros((3, 2), bool)
+    positive[[0, 1, 2], [0, 0, 1]] = True
+    found = compare_maps(int8, real, positive, ["a", "b", "c"])
+    assert (found.pairs, found.grid) == (3, (4, 4))
+    assert found.same_peak.value == pytest.approx(2 / 3)
+    assert found.correlation.value == pytest.approx((1 - 2 / 15) / 3)
+    assert compare_maps(int8, real, np.zeros((3, 2), bool), ["a", "b", "c"]).pairs == 0
