@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
 from qdr_edge.errors import BackendError, CompatibilityError
 from qdr_edge.target import host, version_in
@@ -55,6 +55,22 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the runtime's memory; the session cannot be used afterwards."""
+
+
+@runtime_checkable
+class MapSession(Session, Protocol):
+    """A session of a backend that can hand on a model's second output."""
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the model has it."""
+
+    def infer_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Logits [N, K] and class activation maps, float32 [N, K, h, w], in one pass.
+
+        Raises:
+            BackendError: The model has no maps.
+        """
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Final
 
 from qdr_edge.errors import BundleError
 
+MAPS: Final = "maps"
+"""Name of the second output that a model may have: class activation maps, [N, K, h, w]."""
 MAX_NODES: Final = 20_000
 MAX_DIMENSIONS: Final = 8
 MAX_TENSOR_ELEMENTS: Final = 1 << 28
@@ -185,8 +187,10 @@ def _check_graph(graph: memoryview, opsets: Mapping[str, int], where: str) -> On
     shape = images[0].shape
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] == 0:
         raise _refused(f"its input has shape {list(shape)}, not [N, 3, S, S]", where)
-    if len(outputs) != 1 or outputs[0].data_type != _FLOAT:
+    if not outputs or any(value.data_type != _FLOAT for value in outputs):
         raise _refused("its output is not one float32 tensor of logits", where)
+    if len(outputs) > 2 or (len(outputs) == 2 and outputs[1].name != MAPS):
+        raise _refused("it has outputs besides logits and maps", where)
     _check_growth(nodes, images[0].name, initializers, where)
     operators = Counter(node.operator for node in nodes)
     return OnnxFacts(dict(opsets), dict(operators), shape, outputs[0].shape)

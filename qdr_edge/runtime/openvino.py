@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime import Availability, Session
-from qdr_edge.runtime.pixels import check_images, closed
+from qdr_edge.runtime.pixels import check_images, closed, no_maps
 from qdr_edge.runtime.saturation import saturates_here
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class OpenVinoSession:
                 expected="a model of its operators and opset",
                 fix="export again with the release of this bundle, or update openvino",
             ) from error
+        self.has_maps = len(self._model.outputs) > 1
         self._size = int(self._model.input(0).shape[-1])
         self._lock = threading.Lock()
         self.version = here.version
@@ -86,18 +87,28 @@ class OpenVinoSession:
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Session."""
+        return self._run(images, 1)[0]
+
+    def infer_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """See MapSession."""
+        if not self.has_maps:
+            raise no_maps()
+        return self._run(images, 2)
+
+    def _run(self, images: NDArray[np.uint8], outputs: int) -> tuple[NDArray[np.float32], ...]:
         import numpy as np
 
         check_images(images, self._size)
-        rows = []
+        rows: list[list[NDArray[np.float32]]] = [[] for _ in range(outputs)]
         for index in range(len(images)):
             # One request has one set of buffers: a second thread must wait.
             with self._lock:
                 if self._request is None:
                     raise closed()
-                outputs = self._request.infer({0: np.ascontiguousarray(images[index : index + 1])})
-                rows.append(np.array(outputs[0], dtype=np.float32))
-        return np.concatenate(rows)
+                found = self._request.infer({0: np.ascontiguousarray(images[index : index + 1])})
+                for position, row in enumerate(rows):
+                    row.append(np.array(found[position], dtype=np.float32))
+        return tuple(np.concatenate(row) for row in rows)
 
     def close(self) -> None:
         """See Session."""
