@@ -50,7 +50,7 @@ def write_checkpoint(
             role=_role(stage),
             modality=stage.modality,
             synthetic=run.synthetic,
-            model=stage.model.model_dump(exclude={"init"}),
+            model=stage.model.model_dump(exclude={"init": True, "own": {"steps"}}),
             labels=labels,
             preprocess=PreprocessSpec(stage.modality, run.recipe.size),
             scheme=run.recipe.quant_scheme() if quantized else None,

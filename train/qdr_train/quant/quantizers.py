@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.ao import quantization
 
-from qdr_edge.scheme import INPUT_SCALE, QuantScheme
+from qdr_edge.errors import RecipeError
+from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
 from qdr_train.quant.rounding import fake_quantize
 
 tq: Any = quantization  # most of it carries no types
@@ -44,7 +45,17 @@ def activation_quantizer(scheme: QuantScheme, *, learned: bool) -> Callable[[], 
     Args:
         scheme: Gives the range of codes and the kind of scales.
         learned: Train the scales by gradient, from the observed ones on.
+
+    Raises:
+        RecipeError: Learned scales under a scheme with zero points, which stay observed.
     """
+    if learned and scheme.unsigned:
+        raise RecipeError(
+            f"learned scales under scheme {scheme.name}",
+            where="quantization.scales",
+            expected="observed: no gradient trains a zero point",
+            fix="set scales to observed, or another scheme",
+        )
     kind = _LearnedFakeQuantize if learned else _ObservedFakeQuantize
     return cast(
         "Callable[[], nn.Module]",
@@ -54,8 +65,8 @@ def activation_quantizer(scheme: QuantScheme, *, learned: bool) -> Callable[[], 
             averaging_constant=0.1,
             quant_min=scheme.activation_qmin,
             quant_max=scheme.activation_qmax,
-            dtype=torch.qint8,
-            qscheme=torch.per_tensor_symmetric,
+            dtype=torch.quint8 if scheme.unsigned else torch.qint8,
+            qscheme=torch.per_tensor_affine if scheme.unsigned else torch.per_tensor_symmetric,
         ),
     )
 
@@ -91,6 +102,11 @@ def output_scale(quantizer: nn.Module) -> float | None:
     return float(cast(Tensor, quantizer.scale))
 
 
+def output_zero_point(quantizer: nn.Module) -> int:
+    """The zero point an activation quantizer stands at."""
+    return int(cast(Tensor, quantizer.zero_point))
+
+
 class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
     """The observed range of an activation, as a scale of the scheme."""
 
@@ -111,6 +127,11 @@ class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         scale = self.range_scale()
         zero_point = torch.zeros_like(scale, dtype=torch.int64)
+        if self.qscheme == torch.per_tensor_affine:
+            # The range holds 0, so that padding and ReLU's border are codes.
+            low = self.min_val.clamp(max=0.0).reshape(1)
+            zero_point = (self.quant_min - torch.round(low / scale)).to(torch.int64)
+            zero_point = zero_point.clamp(self.quant_min, self.quant_max)
         return power_of_two_above(scale) if self.power_of_two else scale, zero_point
 
 
@@ -140,7 +161,12 @@ class _ObservedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
             self.zero_point.resize_(scale.shape).copy_(zero_point)
         if self.fake_quant_enabled[0] == 0:
             return x
-        return fake_quantize(x, self.scale, observer.quant_min, observer.quant_max)
+        low, high = observer.quant_min, observer.quant_max
+        if self.qscheme == torch.per_tensor_affine:
+            # Codes counted from the zero point, which is added after rounding.
+            zero_point = int(self.zero_point)
+            low, high = low - zero_point, high - zero_point
+        return fake_quantize(x, self.scale, low, high)
 
 
 class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
@@ -239,11 +265,11 @@ class _KeepInGraph(torch.autograd.Function):
 
 
 class FakeQuantizeInput(nn.Module):
-    """The input's fixed grid: step 2**-6, so that its code is pixel − 128."""
+    """The input's fixed grid: step 2**-6 from 128 steps below 0, so that its codes are pixels."""
 
-    def __init__(self, scheme: QuantScheme) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.range = (scheme.activation_qmin, scheme.activation_qmax)
+        self.range = (-INPUT_ZERO_POINT, 255 - INPUT_ZERO_POINT)
         # Not part of a state: the grid is fixed.
         self.register_buffer("scale", torch.tensor([INPUT_SCALE]), persistent=False)
 

@@ -1,0 +1,381 @@
+"""From a traced network to its description and its weights, or to a list of what stands in the way.
+
+The rewritten network is compared with the original on images before anything is made of it:
+operations in place can change what another operation reads, which no trace shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qdr_edge.errors import RecipeError
+from qdr_train.adopt.build import IMAGE, build_own, fusion_groups
+from qdr_train.adopt.rules import SUPPORTED, Draft, Refusal, draft_of
+from qdr_train.adopt.source import Source
+from qdr_train.adopt.trace import Traced, kind_of, module_path, place, trace
+from qdr_train.models.blocks import Classifier
+from qdr_train.recipe.own import Colours, Own, Step
+
+_INSTEAD: Mapping[str, str] = {
+    "used directly": "if it normalizes the images, take it out and name --mean and --std",
+    "BatchNorm1d": "leave it out, or normalize before the pooling with BatchNorm2d",
+    "LeakyReLU": "use ReLU",
+    "PReLU": "use ReLU",
+    "ELU": "use ReLU or SiLU",
+    "GELU": "use SiLU or Hardswish",
+    "gelu": "use SiLU or Hardswish",
+    "LayerNorm": "use BatchNorm2d",
+    "GroupNorm": "use BatchNorm2d",
+    "InstanceNorm": "use BatchNorm2d",
+    "ConvTranspose": "use nearest upsampling and a convolution",
+    "sub": "use + after a convolution that learns the sign",
+    "div": "use * after a sigmoid, or let a convolution learn the factor",
+    "getitem": "use two convolutions in place of slices",
+    "chunk": "use two convolutions in place of parts",
+    "split": "use two convolutions in place of parts",
+}
+_TOLERANCE = 1e-4  # of the largest logit; folding nothing yet, only the order of sums differs
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A user's network in our blocks.
+
+    Args:
+        own: Its description.
+        weights: State of the `Classifier` that `build_own` makes from it.
+    """
+
+    own: Own
+    weights: Mapping[str, Tensor]
+
+    def network(self) -> Classifier:
+        """The network with its weights, in evaluation mode."""
+        network = build_own(self.own)
+        network.load_state_dict(dict(self.weights))
+        return network.eval()
+
+
+def adopt(
+    source: Source, size: int, *, mean: Colours | None = None, std: Colours | None = None
+) -> Adopted:
+    """Rewrite a network into blocks that can be quantized.
+
+    Args:
+        source: The network and where it is from.
+        size: Side of the images in pixels.
+        mean: Of each colour in pixel / 255, as the network was trained; None: it sees
+            (pixel − 128) / 64.
+        std: With `mean`.
+
+    Raises:
+        RecipeError: Operations are not supported (all of them are named), the size does not fit,
+            or the network cannot be followed.
+    """
+    if (mean is None) != (std is None) or (std is not None and min(std) <= 0):
+        raise RecipeError(
+            "a mean without a std" if std is None else f"std {std}",
+            where="normalization",
+            expected="three values each, std above 0",
+        )
+    traced = trace(source.network, size, source.name)
+    drafts = _drafts(traced, source.name)
+    head, dropout = _head(traced, drafts, source.name)
+    rewrite = _Rewrite(traced, drafts, head)
+    rewrite.run(source.name)
+    steps, modules = _tidied(rewrite.steps, rewrite.modules)
+    own = Own(
+        source=source.name,
+        sha256=source.sha256,
+        size=size,
+        classes=int(drafts[head].options["outputs"]),
+        features=int(drafts[head].options["inputs"]),
+        dropout=dropout,
+        mean=mean,
+        std=std,
+        steps=tuple(steps),
+    )
+    network = build_own(own)
+    for name, module in modules.items():
+        _take(network.backbone.get_submodule(name), module)
+    _take(network.head, drafts[head].module)
+    _require_equal(network.eval(), source, size)
+    return Adopted(own, {name: value.clone() for name, value in network.state_dict().items()})
+
+
+def _drafts(traced: Traced, name: str) -> dict[fx.Node, Draft]:
+    """Every operation on tensors that the answer depends on, in our words."""
+    output = traced.nodes[-1]
+    answer = output.args[0]
+    if not isinstance(answer, fx.Node):
+        raise RecipeError(
+            f"forward returns a {type(answer).__name__}",
+            where=name,
+            expected="one tensor, the logits [N, K]",
+            fix="return the logits alone in evaluation mode",
+        )
+    needed, waiting = set(), [answer]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed and (traced.shape(node) is not None):
+            needed.add(node)
+            waiting += node.all_input_nodes
+    drafts, refused = {}, []
+    for node in traced.nodes:
+        if node not in needed or node.op == "placeholder":
+            continue
+        try:
+            drafts[node] = draft_of(node, traced)
+        except Refusal as refusal:
+            refused.append(_refused(node, traced, str(refusal)))
+    if refused:
+        raise RecipeError(
+            f"{len(refused)} operation{'s' if len(refused) > 1 else ''} not supported: "
+            + "; ".join(refused),
+            where=name,
+            expected=SUPPORTED,
+        )
+    return drafts
+
+
+def _refused(node: fx.Node, traced: Traced, reason: str) -> str:
+    kind, path = kind_of(node, traced.model), module_path(node)
+    if not reason:
+        reason = next((text for word, text in _INSTEAD.items() if word in kind), "")
+    where = ", ".join(filter(None, (f"module {path}" if path else "", place(node))))
+    return f"{kind} ({where})" + (f": {reason}" if reason else "")
+
+
+def _head(
+    traced: Traced, drafts: Mapping[fx.Node, Draft], name: str
+) -> tuple[fx.Node, float]:
+    """The last linear layer, and the dropout before it."""
+    answer = traced.nodes[-1].args[0]
+    while answer in drafts and drafts[answer].op in ("same", "flatten"):  # type: ignore[index]
+        answer = drafts[answer].inputs[0]  # type: ignore[index]
+    draft = drafts.get(answer)  # type: ignore[arg-type]
+    users = [n for n, d in drafts.items() if answer in d.inputs]
+    if draft is None or draft.op != "linear" or any(drafts[n].op != "flatten" for n in users):
+        found = draft.op if draft else "the image"
+        raise RecipeError(
+            f"it ends in {found}",
+            where=place(answer) or name,  # type: ignore[arg-type]
+            expected="a linear layer whose outputs, the logits, are returned as they are",
+            fix="leave sigmoid or softmax to the decision, which knows the labels",
+        )
+    before, share = drafts.get(draft.inputs[0]), 0.0
+    if before is not None and before.op == "dropout":
+        share = float(before.options["share"])
+    return answer, share  # type: ignore[return-value]
+
+
+@dataclass
+class _Rewrite:
+    """Drafts as steps with names, in order."""
+
+    traced: Traced
+    drafts: Mapping[fx.Node, Draft]
+    head: fx.Node
+    steps: list[Step] = field(default_factory=list)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    def run(self, where: str) -> None:
+        """Fill `steps`; the features come last."""
+        maps = self._kept_as_maps()
+        names: dict[fx.Node, str] = {n: IMAGE for n in self.traced.nodes if n.op == "placeholder"}
+        flat: dict[str, str] = {}
+        before = self.drafts[self.head].inputs[0]
+        if before in self.drafts and self.drafts[before].op == "dropout":
+            before = self.drafts[before].inputs[0]  # the classifier has its own
+        wanted = self._ancestors(before)
+        shared: dict[int, fx.Node] = {}
+        for node, draft in self.drafts.items():
+            if node not in wanted:
+                continue
+            if draft.module is not None and shared.setdefault(id(draft.module), node) != node:
+                raise RecipeError(
+                    f"module {module_path(node)} is used twice with the same weights",
+                    where=place(node) or where,
+                    expected="a module of its own for each use",
+                )
+            inputs = tuple(names[source] for source in draft.inputs)
+            if node not in maps:
+                kept = [source in maps for source in draft.inputs]
+                if any(kept) and draft.op != "flatten" and len(self._shape(node)) == 2:
+                    inputs = tuple(
+                        self._flattened(name, flat) if is_map else name
+                        for name, is_map in zip(inputs, kept, strict=True)
+                    )
+            names[node] = self._append(node, draft, inputs, as_map=node in maps)
+        last = names[before]
+        if before in maps:
+            last = self._flattened(last, flat)
+        if not self.steps or self.steps[-1].name != last:
+            # The features come last: nothing after them is needed.
+            self.steps = _needed(self.steps, last)
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        return self.traced.shape(node) or ()
+
+    def _ancestors(self, node: fx.Node) -> set[fx.Node]:
+        found, waiting = set(), [node]
+        while waiting:
+            node = waiting.pop()
+            if node in self.drafts and node not in found:
+                found.add(node)
+                waiting += self.drafts[node].inputs
+        return found
+
+    def _kept_as_maps(self) -> set[fx.Node]:
+        """Flat values that become maps [N, C, 1, 1] again, as in a squeeze-excite of linear layers.
+
+        They are kept as maps throughout, and their linear layers become convolutions.
+        """
+        kept: set[fx.Node] = set()
+        for node, draft in self.drafts.items():
+            source = draft.inputs[0]
+            if draft.op != "same" or len(self._shape(node)) != 4 or len(self._shape(source)) == 4:
+                continue
+            waiting = [source]
+            while waiting:
+                source = waiting.pop()
+                if source in kept or len(self._shape(source)) == 4:
+                    continue
+                kept.add(source)
+                waiting += self.drafts[source].inputs
+        return kept
+
+    def _append(
+        self, node: fx.Node, draft: Draft, inputs: tuple[str, ...], *, as_map: bool
+    ) -> str:
+        source = draft.inputs[0]
+        if draft.op == "same":
+            if len(self._shape(node)) < len(self._shape(source)) and len(self._shape(node)) == 2:
+                draft = replace(draft, op="flatten")
+            else:
+                return inputs[0]
+        if draft.op == "flatten" and (as_map or len(self._shape(source)) == 2):
+            return inputs[0]
+        options = dict(draft.options)
+        op = draft.op
+        if op == "linear" and as_map:
+            one = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+            op, options = "conv", {**options, **one, "groups": 1}
+        name = self._name(node, op)
+        self.steps.append(_step(name, op, inputs, options))
+        if draft.module is not None:
+            self.modules[name] = draft.module
+        return name
+
+    def _flattened(self, name: str, flat: dict[str, str]) -> str:
+        if name not in flat:
+            flat[name] = self._free(f"{name}_flat")
+            self.steps.append(_step(flat[name], "flatten", (name,), {}))
+        return flat[name]
+
+    def _name(self, node: fx.Node, op: str) -> str:
+        path = module_path(node)
+        if node.op == "call_module":
+            return self._free(path or str(node.target))
+        return self._free(f"{path}.{op}" if path else op)
+
+    def _free(self, wanted: str) -> str:
+        taken = {step.name for step in self.steps}
+        # Names of the classifier's own parts; and a module with parts is no operator.
+        taken |= {"head", "input", "dropout"}
+
+        def clashes(name: str) -> bool:
+            return name in taken or any(
+                t.startswith(f"{name}.") or name.startswith(f"{t}.") for t in taken
+            )
+
+        name, number = wanted, 1
+        while clashes(name):
+            name, number = f"{wanted}_{number}", number + 1
+        return name
+
+
+def _step(name: str, op: str, inputs: tuple[str, ...], options: Mapping[str, Any]) -> Step:
+    return Step.model_validate(
+        {"name": name, "op": op, "inputs": inputs, "options": dict(options)}
+    )
+
+
+def _needed(steps: list[Step], last: str) -> list[Step]:
+    """The steps that one depends on, and it as the last."""
+    by_name = {step.name: step for step in steps}
+    wanted, waiting = set(), [last]
+    while waiting:
+        name = waiting.pop()
+        if name in by_name and name not in wanted:
+            wanted.add(name)
+            waiting += by_name[name].inputs
+    return [step for step in steps if step.name in wanted]
+
+
+def _tidied(
+    steps: list[Step], modules: Mapping[str, nn.Module]
+) -> tuple[list[Step], dict[str, nn.Module]]:
+    """BatchNorm behind convolutions only, and ReLU inside the sums that it alone follows."""
+    followed = {group[1] for group in fusion_groups(steps) if len(group) > 1}
+    result: list[Step] = []
+    for step in steps:
+        if step.op == "batch_norm" and step.name not in followed:
+            channels = int(step.options["features"])  # type: ignore[arg-type]
+            name = f"{step.name}_scale"
+            pairs = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+            options = {"inputs": channels, "outputs": channels, "groups": channels, **pairs}
+            options |= {"bias": False, "identity": True}
+            result.append(_step(name, "conv", step.inputs, options))
+            step = step.model_copy(update={"inputs": (name,)})
+        result.append(step)
+    renamed: dict[str, str] = {}
+    final: list[Step] = []
+    for step in result:
+        step = step.model_copy(update={"inputs": tuple(renamed.get(n, n) for n in step.inputs)})
+        readers = [s for s in result if step.inputs and step.inputs[0] in s.inputs]
+        before = next((s for s in final if step.inputs[:1] == (s.name,)), None)
+        if step.op == "relu" and before is not None and before.op == "add" and len(readers) == 1:
+            final[final.index(before)] = before.model_copy(update={"options": {"relu": True}})
+            renamed[step.name] = before.name
+            continue
+        final.append(step)
+    return final, dict(modules)
+
+
+def _take(ours: nn.Module, theirs: nn.Module | None) -> None:
+    """Copy a module's weights and statistics."""
+    assert theirs is not None
+    given, state = theirs.state_dict(), ours.state_dict()
+    with torch.no_grad():
+        for name, value in state.items():
+            if name in given:
+                value.copy_(given[name].reshape(value.shape))
+
+
+def _require_equal(network: Classifier, source: Source, size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, size, size), generator=generator).float()
+    images = (pixels - 128) / 64
+    with torch.no_grad():
+        theirs = source.network(_as_trained(network, pixels))
+        ours = network(images)
+    difference = float((ours - theirs).abs().max())
+    if not difference <= _TOLERANCE * max(float(theirs.abs().max()), 1e-3):
+        raise RecipeError(
+            f"the rewritten network answers differently, by up to {difference:.2g}",
+            where=source.name,
+            expected="the same answers",
+            fix="write operations in place (inplace=True, +=, relu_) on values that are read "
+            "again as plain ones",
+        )
+
+
+def _as_trained(network: Classifier, pixels: Tensor) -> Tensor:
+    """The images as the original network was trained to see them."""
+    return network.input((pixels - 128) / 64)
