@@ -6,6 +6,7 @@ With qat.py and conv_bn.py the only place that touches `torch.ao.quantization`. 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -107,6 +108,43 @@ def output_zero_point(quantizer: nn.Module) -> int:
     return int(cast(Tensor, quantizer.zero_point))
 
 
+def activation_quantizers(prepared: nn.Module) -> dict[str, nn.Module]:
+    """The fake quantizers of activations in a prepared network, by name."""
+    return {
+        name: module
+        for name, module in prepared.named_modules()
+        if isinstance(module, (_ObservedFakeQuantize, _LearnedFakeQuantize))
+        and isinstance(module.activation_post_process, _ActivationObserver)
+    }
+
+
+@torch.no_grad()
+def set_range(quantizer: nn.Module, low: float, high: float) -> None:
+    """Make an activation quantizer stand as if it had observed this range.
+
+    Args:
+        quantizer: One of `activation_quantizers`.
+        low: At most 0.
+        high: At least 0.
+    """
+    observer = cast(Any, quantizer).activation_post_process
+    observer.min_val.resize_(()).fill_(low)
+    observer.max_val.resize_(()).fill_(high)
+    cast(Any, quantizer).take_range()
+
+
+@torch.no_grad()
+def grid_of_range(quantizer: nn.Module, low: float, high: float) -> tuple[float, int, int]:
+    """The scale a range would get, and its codes counted from the zero point."""
+    kept = cast(Any, quantizer).activation_post_process
+    observer = copy.deepcopy(kept)
+    observer.min_val.resize_(()).fill_(low)
+    observer.max_val.resize_(()).fill_(high)
+    scale, zero_point = observer.calculate_qparams()
+    zero = int(zero_point)
+    return float(scale), observer.quant_min - zero, observer.quant_max - zero
+
+
 class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
     """The observed range of an activation, as a scale of the scheme."""
 
@@ -156,9 +194,7 @@ class _ObservedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
         observer = self.activation_post_process
         if self.observer_enabled[0] == 1:
             observer(x.detach())
-            scale, zero_point = observer.calculate_qparams()
-            self.scale.resize_(scale.shape).copy_(scale)  # one for each channel of a weight
-            self.zero_point.resize_(scale.shape).copy_(zero_point)
+            self.take_range()
         if self.fake_quant_enabled[0] == 0:
             return x
         low, high = observer.quant_min, observer.quant_max
@@ -167,6 +203,12 @@ class _ObservedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
             zero_point = int(self.zero_point)
             low, high = low - zero_point, high - zero_point
         return fake_quantize(x, self.scale, low, high)
+
+    def take_range(self) -> None:
+        """Stand where the observed range puts it."""
+        scale, zero_point = self.activation_post_process.calculate_qparams()
+        self.scale.resize_(scale.shape).copy_(scale)  # one for each channel of a weight
+        self.zero_point.resize_(scale.shape).copy_(zero_point)
 
 
 class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
@@ -229,6 +271,11 @@ class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         self.activation_post_process(x)
+        self.take_range()
+
+    @torch.no_grad()
+    def take_range(self) -> None:
+        """Stand, and start learning, where the observed range puts it."""
         self.scale.copy_(self.activation_post_process.calculate_qparams()[0])
         start = torch.log2(self.activation_post_process.range_scale())
         self.exponent.copy_(start / _EXPONENT_GAIN)

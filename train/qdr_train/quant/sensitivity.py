@@ -91,6 +91,20 @@ class Scan:
         ]
         return tuple(worst[:_SUGGESTED])
 
+    def within(self, budget: float) -> tuple[str, ...]:
+        """Layers to keep in float, the one that takes most of the logits' error away first.
+
+        Args:
+            budget: Share of the multiply-accumulates they may have together, 0..1.
+        """
+        chosen, spent = [], 0.0
+        for layer in self.layers:  # the most rewarding first
+            rewards = layer.except_it.rms < self.whole.rms
+            if rewards and spent + layer.macs_share <= budget:
+                chosen.append(layer.name)
+                spent += layer.macs_share
+        return tuple(chosen)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
 
