@@ -39,6 +39,8 @@ _INSTEAD: Mapping[str, str] = {
     "chunk": "use two convolutions in place of parts",
     "split": "use two convolutions in place of parts",
 }
+# What parts of our classifier and of its backbone are called.
+_TAKEN = frozenset({"head", "input", "dropout", "fuse"})
 _TOLERANCE = 1e-4  # of the largest logit; folding nothing yet, only the order of sums differs
 
 
@@ -232,11 +234,16 @@ class _Rewrite:
         return found
 
     def _kept_as_maps(self) -> set[fx.Node]:
-        """Flat values that become maps [N, C, 1, 1] again, as in a squeeze-excite of linear layers.
+        """Values without height and width that are maps [N, C, 1, 1] with us.
 
-        They are kept as maps throughout, and their linear layers become convolutions.
+        A mean is one. So are flat values that become maps again, as in a squeeze-excite of linear
+        layers, which become convolutions.
         """
-        kept: set[fx.Node] = set()
+        kept = {
+            node
+            for node, draft in self.drafts.items()
+            if len(self._shape(node)) == (2 if draft.op == "global_avg_pool" else 3)
+        }
         for node, draft in self.drafts.items():
             source = draft.inputs[0]
             if draft.op != "same" or len(self._shape(node)) != 4 or len(self._shape(source)) == 4:
@@ -280,17 +287,16 @@ class _Rewrite:
 
     def _name(self, node: fx.Node, op: str) -> str:
         path = module_path(node)
-        if node.op == "call_module":
-            return self._free(path or str(node.target))
-        return self._free(f"{path}.{op}" if path else op)
+        if path.split(".")[0] in _TAKEN:
+            path = f"own_{path}"
+        return self._free(path if node.op == "call_module" else f"{path}.{op}".lstrip("."))
 
     def _free(self, wanted: str) -> str:
         taken = {step.name for step in self.steps}
-        # Names of the classifier's own parts; and a module with parts is no operator.
-        taken |= {"head", "input", "dropout"}
 
         def clashes(name: str) -> bool:
-            return name in taken or any(
+            # A module with parts is no operator.
+            return name in taken | _TAKEN or any(
                 t.startswith(f"{name}.") or name.startswith(f"{t}.") for t in taken
             )
 

@@ -233,7 +233,7 @@ class ExactElementwise(nn.Module):
 
 
 class FoldedNormalize(nn.Module):
-    """weight · pixel + bias for each colour, then one requantization.
+    """weight · pixel + bias for each colour, each rounded to float32, then one requantization.
 
     Args:
         weight: Float32 [3].
@@ -250,9 +250,9 @@ class FoldedNormalize(nn.Module):
         self.output_quantizer: nn.Module = requantize or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = x.double() / INPUT_SCALE + INPUT_ZERO_POINT
-        weight, bias = (self.get_buffer(n).double().view(1, 3, 1, 1) for n in ("weight", "bias"))
+        pixels = x / INPUT_SCALE + INPUT_ZERO_POINT  # exact: the scale is a power of two
+        weight, bias = (self.get_buffer(n).view(1, 3, 1, 1) for n in ("weight", "bias"))
         y = pixels * weight + bias
         if isinstance(self.output_quantizer, Requantize):
-            return cast(Tensor, self.output_quantizer(y))
-        return y.to(torch.float32)
+            return cast(Tensor, self.output_quantizer(y.double()))
+        return y

@@ -302,7 +302,8 @@ def _fused(model: nn.Module, fuse: Callable[..., nn.Module]) -> tuple[nn.Module,
     capped = []
     for group in groups:
         if isinstance(model.get_submodule(group[-1]), nn.ReLU6):
-            model.set_submodule(group[-1], nn.ReLU())
+            relu = nn.ReLU().train(model.get_submodule(group[0]).training)
+            model.set_submodule(group[-1], relu)
             capped.append(group[0])
     return fuse(model, groups) if groups else model, capped
 
@@ -321,7 +322,9 @@ def _fusion_groups(model: nn.Module) -> Iterator[list[str]]:
     """Names of conv, BatchNorm and ReLU modules that become one operator."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        for group in getattr(module, "fuse", ()):
+        declared = getattr(module, "fuse", ())
+        # A layer of a user's network may be called fuse.
+        for group in declared if isinstance(declared, tuple) else ():
             yield [f"{dot}{name}" for name in group]
         if not isinstance(module, nn.Sequential):
             continue

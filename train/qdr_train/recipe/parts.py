@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from qdr_edge.labels import LabelSet
 from qdr_train.recipe.own import Own
@@ -63,6 +69,11 @@ class Model(Strict):
         if (self.name == OWN) != (self.own is not None):
             raise ValueError(f"a model called {OWN} comes from --model NET.py")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run is continued only with its own recipe: one from before this key has none.
+        return {k: v for k, v in dump(self).items() if (k, v) != ("own", None)}
 
 
 class Optimizer(Strict):
@@ -201,6 +212,11 @@ class Quantization(Strict):
     first_layer: Literal["int8", "float"] = "int8"
     last_layer: Literal["int8", "float"] = "int8"
     calibration: Literal["running", "minmax", "percentile", "mse"] = "running"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run is continued only with its own recipe: one from before this key has none.
+        return {k: v for k, v in dump(self).items() if (k, v) != ("calibration", "running")}
 
     @field_validator("exclude", mode="before")
     @classmethod
