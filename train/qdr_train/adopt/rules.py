@@ -6,6 +6,7 @@ Modules, functions and methods that do the same share a rule.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from qdr_train.adopt.trace import Traced
+from qdr_train.recipe.schema import STRIDE
 
 SUPPORTED = (
     "convolution (grouped, depthwise), BatchNorm2d, linear, +, *, cat over channels, max, average "
@@ -229,7 +231,8 @@ def _adaptive(op: str) -> Rule:
             return Draft("same", (_tensor(call, x),), {})
         if any(h % w for h, w in zip(have, want, strict=True)):
             down = max(call.traced.image // have[0], 1)
-            sizes = [want[0] * n * down for n in range(1, 65) if want[0] * n * down % 32 == 0]
+            unit = math.lcm(*want) * down
+            sizes = [unit * n for n in range(1, 65) if unit * n % STRIDE == 0]
             near = sorted(sizes, key=lambda s: abs(s - call.traced.image))[:2]
             raise Refusal(
                 f"from {have[0]} × {have[1]} to {want[0]} × {want[1]}, which windows of one size "
