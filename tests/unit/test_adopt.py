@@ -1,4 +1,4 @@
-"""A stranger's network: the same function in float, quantized in training, the integers it ships."""
+"""A stranger's network: the same in float, quantized in training, and the integers it ships."""
 
 from __future__ import annotations
 

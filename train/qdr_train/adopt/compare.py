@@ -54,12 +54,17 @@ def comparison(run: Path, stage: str) -> Comparison:
     opened, checkpoint = open_run(run), load_checkpoint(run / stage)
     samples = opened.samples.select(checkpoint.modality, "val")
     targets = samples.targets().astype(np.uint8)
-    scores = [
+    int8, in_float = (
         label_scores(checkpoint.probe[f"{form}_logits"][: len(samples)], checkpoint.labels)
         for form in ("reference", "float")
-    ]
+    )
     patients = tuple(sample.patient for sample in samples)
-    change = paired_map_difference(*scores, targets, patients, seed=opened.recipe.seed)
-    int8, in_float = (mean_average_precision(s, targets) for s in scores)
-    flips = int(((scores[0] > 0) != (scores[1] > 0)).sum())
-    return Comparison(len(samples), in_float, int8, change, flips, targets.size)
+    change = paired_map_difference(int8, in_float, targets, patients, seed=opened.recipe.seed)
+    return Comparison(
+        images=len(samples),
+        in_float=mean_average_precision(in_float, targets),
+        in_int8=mean_average_precision(int8, targets),
+        change=change,
+        flips=int(((int8 > 0) != (in_float > 0)).sum()),
+        decisions=targets.size,
+    )

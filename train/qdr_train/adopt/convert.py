@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from qdr_edge.errors import RecipeError
 from qdr_train.adopt.build import IMAGE, build_own, fusion_groups
-from qdr_train.adopt.rules import SUPPORTED, Draft, Refusal, draft_of
+from qdr_train.adopt.rules import SUPPORTED, Draft, UnsupportedError, draft_of
 from qdr_train.adopt.source import Source
 from qdr_train.adopt.trace import Traced, kind_of, module_path, place, trace
 from qdr_train.models.blocks import Classifier
@@ -133,7 +133,7 @@ def _drafts(traced: Traced, name: str) -> dict[fx.Node, Draft]:
             continue
         try:
             drafts[node] = draft_of(node, traced)
-        except Refusal as refusal:
+        except UnsupportedError as refusal:
             refused.append(_refused(node, traced, str(refusal)))
     if refused:
         raise RecipeError(
@@ -153,9 +153,7 @@ def _refused(node: fx.Node, traced: Traced, reason: str) -> str:
     return f"{kind} ({where})" + (f": {reason}" if reason else "")
 
 
-def _head(
-    traced: Traced, drafts: Mapping[fx.Node, Draft], name: str
-) -> tuple[fx.Node, float]:
+def _head(traced: Traced, drafts: Mapping[fx.Node, Draft], name: str) -> tuple[fx.Node, float]:
     """The last linear layer, and the dropout before it."""
     answer = traced.nodes[-1].args[0]
     while answer in drafts and drafts[answer].op in ("same", "flatten"):  # type: ignore[index]
@@ -257,9 +255,7 @@ class _Rewrite:
                 waiting += self.drafts[source].inputs
         return kept
 
-    def _append(
-        self, node: fx.Node, draft: Draft, inputs: tuple[str, ...], *, as_map: bool
-    ) -> str:
+    def _append(self, node: fx.Node, draft: Draft, inputs: tuple[str, ...], *, as_map: bool) -> str:
         source = draft.inputs[0]
         if draft.op == "same":
             if len(self._shape(node)) < len(self._shape(source)) and len(self._shape(node)) == 2:
@@ -307,9 +303,7 @@ class _Rewrite:
 
 
 def _step(name: str, op: str, inputs: tuple[str, ...], options: Mapping[str, Any]) -> Step:
-    return Step.model_validate(
-        {"name": name, "op": op, "inputs": inputs, "options": dict(options)}
-    )
+    return Step.model_validate({"name": name, "op": op, "inputs": inputs, "options": dict(options)})
 
 
 def _needed(steps: list[Step], last: str) -> list[Step]:
@@ -369,7 +363,8 @@ def _require_equal(network: Classifier, source: Source, size: int) -> None:
     pixels = torch.randint(0, 256, (2, 3, size, size), generator=generator).float()
     images = (pixels - 128) / 64
     with torch.no_grad():
-        theirs = source.network(_as_trained(network, pixels))
+        # Through our own first operator, which normalizes as the network is used to.
+        theirs = source.network(network.input(images))
         ours = network(images)
     difference = float((ours - theirs).abs().max())
     if not difference <= _TOLERANCE * max(float(theirs.abs().max()), 1e-3):
@@ -380,8 +375,3 @@ def _require_equal(network: Classifier, source: Source, size: int) -> None:
             fix="write operations in place (inplace=True, +=, relu_) on values that are read "
             "again as plain ones",
         )
-
-
-def _as_trained(network: Classifier, pixels: Tensor) -> Tensor:
-    """The images as the original network was trained to see them."""
-    return network.input((pixels - 128) / 64)

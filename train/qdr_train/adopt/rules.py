@@ -1,7 +1,7 @@
 """What each torch operation becomes, or why it cannot be quantized.
 
-A rule takes an operation's arguments as its author wrote them and gives a Draft, or raises Refusal.
-Modules, functions and methods that do the same share a rule.
+A rule takes an operation's arguments as its author wrote them and gives a Draft, or says why there
+is none. Modules, functions and methods that do the same share a rule.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUPPORTED = (
 )
 
 
-class Refusal(Exception):
+class UnsupportedError(Exception):
     """Why an operation is not supported, and what to do."""
 
 
@@ -63,7 +63,9 @@ class Call:
         """Shape of an argument that must be a tensor the network computed."""
         shape = self.traced.shape(value) if isinstance(value, fx.Node) else None
         if shape is None:
-            raise Refusal("with a number or a constant; only tensors of the network itself")
+            raise UnsupportedError(
+                "with a number or a constant; only tensors of the network itself"
+            )
         return shape
 
 
@@ -74,7 +76,7 @@ def draft_of(node: fx.Node, traced: Traced) -> Draft:
     """What an operation becomes.
 
     Raises:
-        Refusal: It is not supported.
+        UnsupportedError: It is not supported.
     """
     call = Call(node, traced)
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(n, traced))
@@ -82,16 +84,16 @@ def draft_of(node: fx.Node, traced: Traced) -> Draft:
         module = traced.model.get_submodule(str(node.target))
         rule = MODULES.get(type(module))
         if rule is None:
-            raise Refusal("")
+            raise UnsupportedError("")
         return rule(call, module, *args, **kwargs)
     table: Mapping[Any, Rule] = METHODS if node.op == "call_method" else FUNCTIONS
     found = table.get(node.target)
     if found is None:
-        raise Refusal("")
+        raise UnsupportedError("")
     try:
         return found(call, *args, **kwargs)
     except TypeError as error:
-        raise Refusal(f"called in a way that is not known here ({error})") from error
+        raise UnsupportedError(f"called in a way that is not known here ({error})") from error
 
 
 def _value(node: fx.Node, traced: Traced) -> Any:
@@ -134,15 +136,17 @@ def _hardtanh(
 def _clamp(call: Call, x: Any, min: Any = None, max: Any = None) -> Draft:
     limits = {(0, None): "relu", (0, 6): "relu6"}
     if (min, max) not in limits:
-        raise Refusal(f"to {min}..{max}; only to 0..6 (ReLU6), or from 0 on (ReLU)")
+        raise UnsupportedError(f"to {min}..{max}; only to 0..6 (ReLU6), or from 0 on (ReLU)")
     return Draft(limits[min, max], (_tensor(call, x),), {})
 
 
 def _add(call: Call, a: Any, b: Any, alpha: float = 1) -> Draft:
     if alpha != 1:
-        raise Refusal("with alpha; scale one side's convolution instead")
+        raise UnsupportedError("with alpha; scale one side's convolution instead")
     if call.shape(a) != call.shape(b):
-        raise Refusal(f"of shapes {call.shape(a)[1:]} and {call.shape(b)[1:]}; only of equal ones")
+        raise UnsupportedError(
+            f"of shapes {call.shape(a)[1:]} and {call.shape(b)[1:]}; only of equal ones"
+        )
     return Draft("add", (a, b), {})
 
 
@@ -151,7 +155,7 @@ def _mul(call: Call, a: Any, b: Any) -> Draft:
     if shapes[0] != shapes[1] and shapes[0][2:] == (1, 1):
         a, b, shapes = b, a, shapes[::-1]
     if shapes[0] != shapes[1] and (shapes[1][2:] != (1, 1) or shapes[0][:2] != shapes[1][:2]):
-        raise Refusal(
+        raise UnsupportedError(
             f"of shapes {shapes[0][1:]} and {shapes[1][1:]}; only of equal ones, or by a factor "
             "for each channel [C, 1, 1]"
         )
@@ -162,7 +166,7 @@ def _concat(call: Call, tensors: Any, dim: int = 0, axis: int | None = None) -> 
     dim = dim if axis is None else axis
     rank = len(call.out)
     if dim % rank != 1:
-        raise Refusal(f"over axis {dim}; only over the channels, axis 1")
+        raise UnsupportedError(f"over axis {dim}; only over the channels, axis 1")
     inputs = tuple(_tensor(call, x) for x in tensors)
     if len(inputs) == 1:
         return Draft("same", inputs, {})
@@ -186,7 +190,7 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Draft:
     if _pair(dilation) != (1, 1) or return_indices:
-        raise Refusal("with dilation or indices; without them")
+        raise UnsupportedError("with dilation or indices; without them")
     options = _window(call, x, kernel_size, stride, padding, ceil_mode)
     return Draft("max_pool", (_tensor(call, x),), options)
 
@@ -202,7 +206,7 @@ def _avg_pool(
     divisor_override: int | None = None,
 ) -> Draft:
     if divisor_override is not None:
-        raise Refusal("with divisor_override; without it")
+        raise UnsupportedError("with divisor_override; without it")
     options = _window(call, x, kernel_size, stride, padding, ceil_mode)
     if options["kernel"] == call.shape(x)[2:] and options["padding"] == (0, 0):
         return Draft("global_avg_pool", (_tensor(call, x),), {})
@@ -218,7 +222,9 @@ def _window(
     sizes = zip(call.shape(x)[2:], kernel, stride, padding, strict=True)
     floor = tuple((size + 2 * p - k) // s + 1 for size, k, s, p in sizes)
     if ceil_mode and floor != call.out[2:]:
-        raise Refusal("with ceil_mode where windows hang over the edge; set ceil_mode=False")
+        raise UnsupportedError(
+            "with ceil_mode where windows hang over the edge; set ceil_mode=False"
+        )
     return {"kernel": kernel, "stride": stride, "padding": padding}
 
 
@@ -234,7 +240,7 @@ def _adaptive(op: str) -> Rule:
             unit = math.lcm(*want) * down
             sizes = [unit * n for n in range(1, 65) if unit * n % STRIDE == 0]
             near = sorted(sizes, key=lambda s: abs(s - call.traced.image))[:2]
-            raise Refusal(
+            raise UnsupportedError(
                 f"from {have[0]} × {have[1]} to {want[0]} × {want[1]}, which windows of one size "
                 "do not tile; use a size whose maps are a multiple, e.g. --size "
                 f"{' or '.join(map(str, sorted(near)))}, or pool to 1 × 1"
@@ -252,7 +258,7 @@ def _mean(call: Call, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) 
     shape = call.shape(x)
     dims = {d % 4 for d in (dim if isinstance(dim, (tuple, list)) else [dim]) if d is not None}
     if len(shape) != 4 or dims != {2, 3}:
-        raise Refusal("over other axes than height and width; write x.mean((2, 3))")
+        raise UnsupportedError("over other axes than height and width; write x.mean((2, 3))")
     return Draft("global_avg_pool", (x,), {})
 
 
@@ -270,7 +276,9 @@ def _interpolate(
     factors = tuple(w // h for h, w in zip(have, want, strict=True))
     fits = all(h * f == w for h, f, w in zip(have, factors, want, strict=True))
     if not mode.startswith("nearest") or not fits:
-        raise Refusal(f"by {mode} from {have} to {want}; only mode nearest by a whole factor")
+        raise UnsupportedError(
+            f"by {mode} from {have} to {want}; only mode nearest by a whole factor"
+        )
     if factors == (1, 1):
         return Draft("same", (_tensor(call, x),), {})
     return Draft("upsample", (_tensor(call, x),), {"factor": factors})
@@ -287,7 +295,7 @@ def _reshape(call: Call, x: Any, *_: Any, **__: Any) -> Draft:
     plain = have[:2] == out[:2] and all(n == 1 for n in (*have[2:], *out[2:]))
     if plain:
         return Draft("same", (x,), {})
-    raise Refusal(f"from {have[1:]} to {out[1:]}; only to a flat [features]")
+    raise UnsupportedError(f"from {have[1:]} to {out[1:]}; only to a flat [features]")
 
 
 # --- with weights ---------------------------------------------------------------------------------
@@ -295,12 +303,12 @@ def _reshape(call: Call, x: Any, *_: Any, **__: Any) -> Draft:
 
 def _conv(call: Call, module: nn.Conv2d, x: Any) -> Draft:
     if module.padding_mode != "zeros":
-        raise Refusal(f"with padding_mode {module.padding_mode}; only zeros")
+        raise UnsupportedError(f"with padding_mode {module.padding_mode}; only zeros")
     padding = module.padding
     if isinstance(padding, str):
         reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         if padding == "same" and any(r % 2 for r in reach):
-            raise Refusal("with padding 'same' and an even kernel; use an odd one")
+            raise UnsupportedError("with padding 'same' and an even kernel; use an odd one")
         padding = tuple(r // 2 for r in reach) if padding == "same" else (0, 0)
     options = {
         "inputs": module.in_channels,
@@ -317,9 +325,9 @@ def _conv(call: Call, module: nn.Conv2d, x: Any) -> Draft:
 
 def _batch_norm(call: Call, module: nn.BatchNorm2d, x: Any) -> Draft:
     if module.running_mean is None:
-        raise Refusal("without running statistics; set track_running_stats=True")
+        raise UnsupportedError("without running statistics; set track_running_stats=True")
     if module.momentum is None:
-        raise Refusal("with momentum None; give it a number")
+        raise UnsupportedError("with momentum None; give it a number")
     options = {
         "features": module.num_features,
         "eps": float(module.eps),
@@ -330,7 +338,7 @@ def _batch_norm(call: Call, module: nn.BatchNorm2d, x: Any) -> Draft:
 
 def _linear(call: Call, module: nn.Linear, x: Any) -> Draft:
     if len(call.shape(x)) != 2:
-        raise Refusal(f"on {call.shape(x)[1:]}; only on flat features")
+        raise UnsupportedError(f"on {call.shape(x)[1:]}; only on flat features")
     options = {
         "inputs": module.in_features,
         "outputs": module.out_features,

@@ -1,4 +1,4 @@
-"""What a user's network does to an image: torch.fx's graph, with shapes and places in the source."""
+"""What a user's network does to an image: torch.fx's graph, with shapes and source lines."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class _Shapes(fx.Interpreter):
         try:
             value = super().run_node(n)
         except Exception as error:
-            raise _DoesNotFit(n, error) from error
+            raise _MisfitError(n, error) from error
         self.found[n] = value.shape if isinstance(value, Tensor) else value
         return value
 
 
-class _DoesNotFit(Exception):
+class _MisfitError(Exception):
     def __init__(self, node: fx.Node, error: Exception) -> None:
         super().__init__(str(error))
         self.node = node
@@ -105,7 +105,7 @@ def trace(model: nn.Module, size: int, where: str) -> Traced:
         with torch.no_grad():
             # Once undisturbed first: what fails is then the network's own, at its own line.
             shapes.run(images)
-    except _DoesNotFit as found:
+    except _MisfitError as found:
         raise RecipeError(
             f"images of {size} px do not fit: {str(found.error).splitlines()[0]}",
             where=place(found.node) or where,

@@ -24,7 +24,9 @@ def quantize(
     modality: Annotated[str, typer.Option(help="fundus or oct.")] = "fundus",
     labels: Annotated[
         str,
-        typer.Option(help="Codes in the order of the outputs, A,B,C, or a set; default the data's."),
+        typer.Option(
+            help="Codes in the order of the outputs, A,B,C, or a set; default the data's."
+        ),
     ] = "",
     exclusive: Annotated[
         bool | None,
@@ -50,7 +52,7 @@ def quantize(
         Path | None, typer.Option(help="Folder of ready images; default OUT/cache.")
     ] = None,
 ) -> None:
-    """Quantize a trained network by calibration alone, and say what it cost; docs/own-network.md."""
+    """Quantize a trained network by calibration alone and say what it cost; docs/own-network.md."""
     # Heavy imports wait until the command runs, so that --help stays quick.
     from qdr_train.adopt.compare import comparison
     from qdr_train.adopt.convert import adopt

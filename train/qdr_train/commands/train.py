@@ -43,7 +43,9 @@ def train(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Python file with build(): your network as the student; its code is run."),
+        typer.Option(
+            help="Python file with build(): your network as the student; its code is run."
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="With --model: a state dict to begin with.")

@@ -250,7 +250,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.feature_dim = feature_dim
-        self.input = Input()
+        self.input: Elementwise = Input()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(feature_dim, num_classes)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import safetensors.torch
 import torch
@@ -184,8 +184,9 @@ def parse_tensors(
             expected=".safetensors, or a .pth file that holds a state dict and nothing else",
         ) from error
     if isinstance(tensors, dict):
-        wrapped = (tensors[key] for key in wrappers if isinstance(tensors.get(key), dict))
-        tensors = next(wrapped, tensors)
+        tensors = cast(Any, tensors)
+        wrapped = [key for key in wrappers if isinstance(tensors.get(key), dict)]
+        tensors = tensors[wrapped[0]] if wrapped else tensors
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):

@@ -101,7 +101,7 @@ def prepare_qat(
         prepared.qconfig = tq.QConfig(activation=activation, weight=weight)
         for module in prepared.modules():
             if isinstance(module, nn.Dropout):  # torch.ao would quantize what it leaves
-                module.qconfig = None
+                cast(Any, module).qconfig = None
         # Logits stay float: a decision threshold must not sit on an int8 grid.
         prepared.head.qconfig = tq.QConfig(activation=nn.Identity, weight=weight)
         mapping = {**tq.get_default_qat_module_mappings(), **conv_bn.CLASSES}
@@ -293,7 +293,7 @@ def _never_observed(where: str) -> CheckpointError:
     )
 
 
-def _fused(model: nn.Module, fuse: Callable[..., nn.Module]) -> tuple[nn.Module, list[str]]:
+def _fused(model: nn.Module, fuse: Callable[..., nn.Module]) -> tuple[Any, list[str]]:
     """A model with its groups fused, and the names of layers that end in ReLU6.
 
     torch.ao fuses ReLU alone: ReLU6 goes in as one, and is capped afterwards.

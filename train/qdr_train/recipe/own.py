@@ -48,7 +48,7 @@ class Step(Strict):
     name: Annotated[str, Field(min_length=1)]
     op: Operator
     inputs: tuple[str, ...]
-    options: dict[str, bool | int | float | tuple[int, int]] = {}
+    options: dict[str, bool | int | float | tuple[int, int]] = Field(default_factory=dict)
 
     @field_validator("inputs", mode="before")
     @classmethod

@@ -23,11 +23,10 @@ from qdr_train.recipe.parts import (
     Model,
     OperatingPoint,
     Optimizer,
-    Positive,
     Quantization,
-    Strict,
     Views,
 )
+from qdr_train.recipe.strict import Positive, Strict
 
 STRIDE = 32
 MIN_SIZE, MAX_SIZE = STRIDE, 1024
