@@ -71,6 +71,9 @@ class Call:
 
 Rule = Callable[..., Draft]
 
+# Functions that torch.fx takes for one operation, and that leave an image alone in evaluation.
+_ONLY_IN_TRAINING = ("stochastic_depth", "drop_path", "drop_block2d")
+
 
 def draft_of(node: fx.Node, traced: Traced) -> Draft:
     """What an operation becomes.
@@ -86,6 +89,8 @@ def draft_of(node: fx.Node, traced: Traced) -> Draft:
         if rule is None:
             raise UnsupportedError("")
         return rule(call, module, *args, **kwargs)
+    if getattr(node.target, "__name__", "") in _ONLY_IN_TRAINING:
+        return _same(call, args[0])
     table: Mapping[Any, Rule] = METHODS if node.op == "call_method" else FUNCTIONS
     found = table.get(node.target)
     if found is None:
