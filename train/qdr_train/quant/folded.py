@@ -182,7 +182,7 @@ class ExactElementwise(nn.Module):
 
     Args:
         op: Operator in the network graph.
-        activation: "relu" if one follows, else "".
+        relu: A ReLU follows.
         requantize: The output's grid.
         attrs: Attributes of the operator.
     """
@@ -191,13 +191,13 @@ class ExactElementwise(nn.Module):
         self,
         op: str,
         *,
-        activation: str,
+        relu: bool,
         requantize: Requantize,
         attrs: Mapping[str, int | tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.op = op
-        self.activation = activation
+        self.relu = relu
         self.attrs = attrs
         self.output_quantizer: nn.Module = requantize
 
@@ -228,7 +228,7 @@ class ExactElementwise(nn.Module):
             y = x
         else:
             raise RuntimeError(f"no exact form of {self.op}")
-        result: Tensor = self.output_quantizer(torch.relu(y) if self.activation else y)
+        result: Tensor = self.output_quantizer(torch.relu(y) if self.relu else y)
         return result
 
 

@@ -141,9 +141,9 @@ def _one_or_pair(value: Any) -> int | tuple[int, int]:
 
 
 def _activation(module: nn.Module) -> str:
-    if isinstance(module, (FoldedLayer, ExactElementwise)):
+    if isinstance(module, FoldedLayer):
         return module.activation
-    return "relu" if isinstance(module, Elementwise) and module.relu else ""
+    return "relu" if getattr(module, "relu", False) else ""
 
 
 def _output_grid(

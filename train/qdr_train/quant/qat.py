@@ -216,10 +216,7 @@ def _replace_children(parent: nn.Module, scheme: QuantScheme | None, prefix: str
             grid = _requantize(child.output_quantizer, scheme, where)
             if grid is None:
                 raise CheckpointError("output is not quantized", where=where)
-            activation = "relu" if child.relu else ""
-            exact = ExactElementwise(
-                child.op, activation=activation, requantize=grid, attrs=child.attrs
-            )
+            exact = ExactElementwise(child.op, relu=child.relu, requantize=grid, attrs=child.attrs)
             setattr(parent, name, exact)
         else:
             _replace_children(child, scheme, f"{where}.")
