@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -300,6 +301,29 @@ class NamesInTheWay(nn.Module):
         return self.last(self.add(y + x).mean((3, 2)))
 
 
+@torch.fx.wrap
+def stochastic_depth(x: Tensor, p: float, training: bool) -> Tensor:
+    """As torchvision's: one operation to a tracer, nothing in evaluation."""
+    return x * (torch.rand(len(x), 1, 1, 1) > p) if training else x
+
+
+class SqueezeNet(nn.Module):
+    """The mean of a map for each label makes the logits; a branch that is now and then left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 4)
+        self.expand = nn.Conv2d(8, 8, 1)
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.5), nn.Conv2d(8, CLASSES, 1), nn.ReLU(True), nn.AdaptiveAvgPool2d((1, 1))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = x + stochastic_depth(self.expand(x), 0.2, self.training)
+        return torch.flatten(self.classifier(x), 1)
+
+
 STRANGERS: Mapping[str, Callable[[], nn.Module]] = {
     "mobilenetv2": MobileNetV2,
     "mobilenetv3": MobileNetV3,
@@ -311,6 +335,7 @@ STRANGERS: Mapping[str, Callable[[], nn.Module]] = {
     "spellings": Spellings,
     "nested": Nested,
     "names": NamesInTheWay,
+    "squeezenet": SqueezeNet,
 }
 
 

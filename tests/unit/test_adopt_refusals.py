@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qdr_edge.errors import CheckpointError, QdrError, RecipeError
 from qdr_train.adopt.build import require_fits
 from qdr_train.adopt.convert import adopt
-from qdr_train.adopt.rules import FUNCTIONS, METHODS, MODULES
+from qdr_train.adopt.operations import FUNCTIONS, METHODS, MODULES
 from qdr_train.adopt.source import Source, read_source
 from tests.strangers import SIZE, STRANGERS, stranger
 
@@ -150,7 +150,7 @@ def test_fixed_pools_say_which_sizes_tile() -> None:
     adopt(Source("net.py", "0" * 64, network), 160)
     text = refused(network, size=40)
     assert "from 5 × 5 to 2 × 4" in text
-    assert "--size 32 or 64" in text
+    assert "use --size 32 or 64, or pool to 1 × 1" in text
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_logits_must_be_returned_as_they_are(tail: nn.Module, expected: str) -> 
 
 
 def test_ends_without_a_linear_layer() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert "expected a linear layer" in refused(network)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    assert "it ends in max_pool; expected a linear layer" in refused(network)
 
 
 class TwoAnswers(nn.Module):

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 
 from qdr_edge.errors import RecipeError
 from qdr_train.adopt.build import IMAGE, build_own, fusion_groups
-from qdr_train.adopt.rules import SUPPORTED, Draft, UnsupportedError, draft_of
+from qdr_train.adopt.operations import SUPPORTED, draft_of
+from qdr_train.adopt.rules import Draft, UnsupportedError
 from qdr_train.adopt.source import Source
 from qdr_train.adopt.trace import Traced, kind_of, module_path, place, trace
 from qdr_train.models.blocks import Classifier
@@ -87,16 +88,19 @@ def adopt(
         )
     traced = trace(source.network, size, source.name)
     drafts = _drafts(traced, source.name)
-    head, dropout = _head(traced, drafts, source.name)
-    rewrite = _Rewrite(traced, drafts, head)
+    head = _head(traced, drafts, source.name)
+    features, dropout = _features(drafts, head)
+    rewrite = _Rewrite(traced, drafts, features)
     rewrite.run(source.name)
     steps, modules = _tidied(rewrite.steps, rewrite.modules)
+    linear = drafts[head].op == "linear"
+    width = (traced.shape(head) or ())[1]
     own = Own(
         source=source.name,
         sha256=source.sha256,
         size=size,
-        classes=int(drafts[head].options["outputs"]),
-        features=int(drafts[head].options["inputs"]),
+        classes=width,
+        features=int(drafts[head].options["inputs"]) if linear else width,
         dropout=dropout,
         mean=mean,
         std=std,
@@ -105,7 +109,13 @@ def adopt(
     network = build_own(own)
     for name, module in modules.items():
         _take(network.backbone.get_submodule(name), module)
-    _take(network.head, drafts[head].module)
+    if linear:
+        _take(network.head, drafts[head].module)
+    else:
+        # The features are the logits already: the last layer begins as the identity.
+        nn.init.eye_(network.head.weight)
+    if not linear or not drafts[head].options["bias"]:
+        nn.init.zeros_(network.head.bias)
     _require_equal(network.eval(), source, size)
     return Adopted(own, {name: value.clone() for name, value in network.state_dict().items()})
 
@@ -153,25 +163,32 @@ def _refused(node: fx.Node, traced: Traced, reason: str) -> str:
     return f"{kind} ({where})" + (f": {reason}" if reason else "")
 
 
-def _head(traced: Traced, drafts: Mapping[fx.Node, Draft], name: str) -> tuple[fx.Node, float]:
-    """The last linear layer, and the dropout before it."""
+def _head(traced: Traced, drafts: Mapping[fx.Node, Draft], name: str) -> fx.Node:
+    """What makes the logits: the last linear layer, or the mean of a map for each label."""
     answer = traced.nodes[-1].args[0]
     while answer in drafts and drafts[answer].op in ("same", "flatten"):  # type: ignore[index]
         answer = drafts[answer].inputs[0]  # type: ignore[index]
     draft = drafts.get(answer)  # type: ignore[arg-type]
-    users = [n for n, d in drafts.items() if answer in d.inputs]
-    if draft is None or draft.op != "linear" or any(drafts[n].op != "flatten" for n in users):
+    if draft is None or draft.op not in ("linear", "global_avg_pool"):
         found = draft.op if draft else "the image"
         raise RecipeError(
             f"it ends in {found}",
             where=place(answer) or name,  # type: ignore[arg-type]
-            expected="a linear layer whose outputs, the logits, are returned as they are",
+            expected="a linear layer, or a mean over height and width, whose outputs, the logits, "
+            "are returned as they are",
             fix="leave sigmoid or softmax to the decision, which knows the labels",
         )
-    before, share = drafts.get(draft.inputs[0]), 0.0
-    if before is not None and before.op == "dropout":
-        share = float(before.options["share"])
-    return answer, share  # type: ignore[return-value]
+    return answer  # type: ignore[return-value]
+
+
+def _features(drafts: Mapping[fx.Node, Draft], head: fx.Node) -> tuple[fx.Node, float]:
+    """What the last layer reads, and the dropout before it, which the classifier has itself."""
+    if drafts[head].op != "linear":
+        return head, 0.0
+    before = drafts[head].inputs[0]
+    if before in drafts and drafts[before].op == "dropout":
+        return drafts[before].inputs[0], float(drafts[before].options["share"])
+    return before, 0.0
 
 
 @dataclass
@@ -180,7 +197,7 @@ class _Rewrite:
 
     traced: Traced
     drafts: Mapping[fx.Node, Draft]
-    head: fx.Node
+    features: fx.Node
     steps: list[Step] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -189,10 +206,7 @@ class _Rewrite:
         maps = self._kept_as_maps()
         names: dict[fx.Node, str] = {n: IMAGE for n in self.traced.nodes if n.op == "placeholder"}
         flat: dict[str, str] = {}
-        before = self.drafts[self.head].inputs[0]
-        if before in self.drafts and self.drafts[before].op == "dropout":
-            before = self.drafts[before].inputs[0]  # the classifier has its own
-        wanted = self._ancestors(before)
+        wanted = self._ancestors(self.features)
         shared: dict[int, fx.Node] = {}
         for node, draft in self.drafts.items():
             if node not in wanted:
@@ -212,8 +226,8 @@ class _Rewrite:
                         for name, is_map in zip(inputs, kept, strict=True)
                     )
             names[node] = self._append(node, draft, inputs, as_map=node in maps)
-        last = names[before]
-        if before in maps:
+        last = names[self.features]
+        if self.features in maps or len(self._shape(self.features)) == 4:
             last = self._flattened(last, flat)
         if not self.steps or self.steps[-1].name != last:
             # The features come last: nothing after them is needed.

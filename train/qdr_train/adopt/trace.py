@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from qdr_edge.errors import RecipeError
+from qdr_train.recipe.schema import STRIDE
 
 _IMAGES = 2  # a batch axis must not be mistaken for one of length 1
+_LARGEST_TRIED = 512
 _FRAME = re.compile(r'File "(.+)", line (\d+), in ')
 _LIBRARY = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
@@ -40,6 +44,23 @@ class Traced:
     nodes: tuple[fx.Node, ...]
     values: dict[fx.Node, Any]
     image: int
+
+    def sizes(self, node: fx.Node, fits: Callable[[tuple[int, ...]], bool]) -> list[int]:
+        """Image sizes at which the input of an operation has a shape that fits it.
+
+        Only shapes are computed: on the meta device no number is.
+        """
+        module = fx.GraphModule(copy.deepcopy(self.model).to("meta"), node.graph)
+        found = []
+        for size in range(STRIDE, _LARGEST_TRIED + 1, STRIDE):
+            shapes = _Shapes(module)
+            # A layer that this size does not fit may well come after.
+            with torch.no_grad(), suppress(_MisfitError):
+                shapes.run(torch.empty(_IMAGES, 3, size, size, device="meta"))
+            shape = shapes.found.get(node.all_input_nodes[0])
+            if isinstance(shape, torch.Size) and fits(tuple(shape)):
+                found.append(size)
+        return found
 
     def shape(self, node: fx.Node) -> tuple[int, ...] | None:
         """Shape of a tensor; None for anything else."""
