@@ -155,10 +155,10 @@ def _print_chosen(
         )
         return
     shares = {layer.name: layer.macs_share for layer in scan.layers}
-    spent = sum(shares[layer] for layer in chosen)
+    spent = scan.in_float + sum(shares[layer] for layer in chosen)
     console.print(
         f"{name}: within {100 * budget:g} % of the MACs: exclude: [{', '.join(chosen)}], "
-        f"{100 * spent:.2f} % of the MACs in float",
+        f"{100 * spent:.2f} % of the MACs in float in all",
         markup=False,
     )
 

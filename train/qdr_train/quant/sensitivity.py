@@ -30,6 +30,7 @@ _MATTERING_ERROR = 0.10
 # ... in a network that decides at least this share of the labels otherwise than in float.
 _MATTERING_FLIPS = 0.01
 _SUGGESTED = 5
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,22 @@ class Scan:
         ]
         return tuple(worst[:_SUGGESTED])
 
+    @property
+    def in_float(self) -> float:
+        """Share of the multiply-accumulates of layers that are in float already."""
+        return max(0.0, 1 - sum(layer.macs_share for layer in self.layers))
+
     def within(self, budget: float) -> tuple[str, ...]:
         """Layers to keep in float, the one that takes most of the logits' error away first.
 
         Args:
-            budget: Share of the multiply-accumulates they may have together, 0..1.
+            budget: Share of the multiply-accumulates that may be in float, those of layers that
+                are in float already among them, 0..1.
         """
-        chosen, spent = [], 0.0
+        chosen, spent = [], self.in_float
         for layer in self.layers:  # the most rewarding first
             rewards = layer.except_it.rms < self.whole.rms
-            if rewards and spent + layer.macs_share <= budget:
+            if rewards and spent + layer.macs_share <= budget + _ROUNDING:
                 chosen.append(layer.name)
                 spent += layer.macs_share
         return tuple(chosen)
