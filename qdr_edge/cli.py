@@ -28,6 +28,7 @@ ORDER = (
     "train",
     "export",
     "lint",
+    "parity",
     "inspect",
     "verify",
     "run",

@@ -14,7 +14,7 @@ A rung whose runtime is not here is *unavailable*, which is never counted as pas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -235,7 +235,7 @@ class Comparison:
         """The unit of a difference, as bundles state it: the largest reference logit / 127."""
         return float(np.abs(self.outputs.logits[REFERENCE]).max(initial=0.0)) / _CODES
 
-    def report(self, rungs: Sequence[Rung]) -> ParityReport:
+    def report(self, rungs: Iterable[Rung]) -> ParityReport:
         """The ladder of these rungs."""
         return ParityReport(tuple(rungs), self.limits, self.logit_step)
 
@@ -317,9 +317,7 @@ class Comparison:
         a, b = scores[truth.rows], reference[truth.rows]
         # Equal scores need no resampling to differ by nothing.
         resamples = 0 if np.array_equal(a, b) else 1000
-        found = paired_map_difference(
-            a, b, truth.targets, truth.patients, n_bootstrap=resamples
-        )
+        found = paired_map_difference(a, b, truth.targets, truth.patients, n_bootstrap=resamples)
         return found if resamples else replace(found, low=found.value, high=found.value)
 
 
@@ -341,4 +339,3 @@ def metric_verdict(twin_minus_int8: Estimate, limit: float) -> tuple[str, str]:
     if high <= limit:
         return HELD, drop
     return UNSURE, f"{drop}: n = {twin_minus_int8.n} is too small to tell"
-

@@ -68,7 +68,7 @@ def _verdict(rungs: list[Mapping[str, Any]]) -> dict[str, str]:
     return {"style": style, "words": words, "notes": ". ".join(notes)}
 
 
-def _facts(document: Mapping[str, Any], ran: list[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def _facts(document: Mapping[str, Any], ran: list[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     images = ran[0]["images"] if ran else 0
     exact = min((rung["exact"] for rung in ran), default=0)
     flips = sum(len(rung["flips"]) for rung in ran)
@@ -140,7 +140,10 @@ def _maps(maps: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if maps.get("pairs"):
         correlation, peak = maps["correlation"], maps["same_peak"]
         lines += [
-            ("correlation with the float maps", f"{correlation['value']:.3f} {_range(correlation)}"),
+            (
+                "correlation with the float maps",
+                f"{correlation['value']:.3f} {_range(correlation)}",
+            ),
             ("highest position the same or next to it", f"{peak['value']:.3f} {_range(peak)}"),
             ("pairs of an image and a positive label", str(maps["pairs"])),
         ]

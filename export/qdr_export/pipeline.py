@@ -108,9 +108,7 @@ def export_student(
     report = progress or Progress()
     make_folder(out)
     report.step("emitting")
-    emission = emit_all(
-        student.checkpoint, profiles, _calibration(student) if maps else None
-    )
+    emission = emit_all(student.checkpoint, profiles, _calibration(student) if maps else None)
     report.step("running every form")
     outputs = run_rungs(student, emission, threads=threads, advance=report.advance)
     report.step("fitting the operating point")
@@ -133,7 +131,8 @@ def export_student(
     atomic_write(parity_file, as_json(document))
     atomic_write(page, render(document))
     if parity.failures and not force:
-        raise gate_error(parity, parity_file)
+        fix = "see the file for every exception; --force seals the bundle marked unproven"
+        raise gate_error(parity, parity_file, fix)
     report.step("making golden vectors")
     with ExitStack() as stack:
         reference = Reference(emission.canonical).infer
@@ -220,7 +219,7 @@ def _json_numbers(value: Any) -> Any:
     return value
 
 
-def gate_error(parity: ParityReport, where: Path) -> ParityError:
+def gate_error(parity: ParityReport, where: Path, fix: str) -> ParityError:
     """The error of the gate that failed worst; flips come before the metric."""
     worst = max(parity.failures, key=lambda rung: (rung.role == GATES, len(rung.flips)))
     what = f"{worst.name}: {worst.reason}"
@@ -240,5 +239,5 @@ def gate_error(parity: ParityReport, where: Path) -> ParityError:
         what,
         where=str(where),
         expected=expected,
-        fix="see the file for every exception; --force seals the bundle marked unproven",
+        fix=fix,
     )

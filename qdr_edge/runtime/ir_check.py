@@ -37,16 +37,15 @@ _MAX_DEPTH: Final = 8
 # The graph becomes larger than its ONNX form: shapes are computed by layers of their own.
 _MAX_LAYERS: Final = 4 * MAX_NODES
 
-_LAYERS: Final = frozenset(
-    """
+_LAYER_TYPES: Final = """
     Add AvgPool Broadcast Clamp Concat Const Convert Convolution Divide FakeQuantize Gather
     GroupConvolution HSigmoid HSwish HardSigmoid Interpolate MatMul MaxPool Maximum Minimum Multiply
     PReLU Parameter Range ReLU ReduceMean Reshape Result ShapeOf Sigmoid Squeeze StridedSlice
     Subtract Swish Transpose Unsqueeze VariadicSplit
-    """.split()
-)
+"""
+_LAYERS: Final = frozenset(_LAYER_TYPES.split())
 _ELEMENTS: Final = frozenset(
-    "net layers layer data input output port dim edges edge rt_info attribute".split()
+    ("net", "layers", "layer", "data", "input", "output", "port", "dim", "edges", "edge", "rt_info")
 )
 _OPSETS: Final = re.compile(r"opset\d{1,2}")
 _WINDOWS: Final = ("kernel", "strides", "dilations", "pads_begin", "pads_end")

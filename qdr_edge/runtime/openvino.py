@@ -59,9 +59,7 @@ def onnx_to_ir(model: bytes) -> bytes:
         except Exception as error:
             raise _refuses(here, error) from error
         # Names that OpenVINO counts up within a process would differ from export to export.
-        named = re.sub(
-            rb'(<layer id="(\d+)" name=)"[^"]*"', rb'\1"l\2"', xml.read_bytes()
-        )
+        named = re.sub(rb'(<layer id="(\d+)" name=)"[^"]*"', rb'\1"l\2"', xml.read_bytes())
         return pack_ir(named, weights.read_bytes())
 
 

@@ -24,5 +24,5 @@ def saturates_here(model: bytes) -> bool:
     machine = host()
     if machine.architecture != "x86_64" or "vnni" in machine.features:
         return False
-    check = ir_check if ir_check.is_ir(model) else onnx_check
-    return check.largest_int8(model) > SATURATION_FREE
+    largest = ir_check.largest_int8 if ir_check.is_ir(model) else onnx_check.largest_int8
+    return largest(model) > SATURATION_FREE

@@ -319,6 +319,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "bit-equal" in result.output
     assert sorted(p.name for p in out.iterdir()) == [
         "mine-fundus.float.onnx",
+        "mine-fundus.parity.html",
         "mine-fundus.parity.json",
         "mine-fundus.qdr",
     ]
