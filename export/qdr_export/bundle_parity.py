@@ -277,7 +277,7 @@ def _pictures(bundle: Bundle, spec: PreprocessSpec) -> list[tuple[str, Pixels]]:
 
 
 def draw(size: int, count: int) -> Iterator[tuple[str, Pixels]]:
-    """Random pixels in patches of different sizes, the same on every machine.
+    """Random pixels in patches of different sizes, the same each time.
 
     Noise alone would average out in the first layers; patches reach codes that saturate.
     """

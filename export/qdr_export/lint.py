@@ -8,7 +8,6 @@ from qdr_edge.errors import ExportError
 from qdr_export.lint_rules import RULES
 from qdr_export.onnx_graph import GraphView
 
-
 # Targets that share another's rules: IR is converted from the ONNX form; the same runtime on Arm
 # wants what it wants on x86, …
 _SAME_RULES = {"openvino-ir": "openvino", "ort-arm64": "ort-x86"}
@@ -33,7 +32,7 @@ def lint_model(model: bytes, target: str, *, where: str = "") -> list[Finding]:
 
     Args:
         model: ONNX bytes.
-        target: "ort-x86", "openvino" or "tensorrt".
+        target: name of a target, e.g. "ort-x86".
         where: File, for messages.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a bundle says of its class activation maps: bit-equal where, and like the float network's?"""
+"""What a bundle says of its maps: bit-equal where, and how like the float network's?"""
 
 from __future__ import annotations
 

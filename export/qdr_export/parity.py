@@ -5,9 +5,9 @@ forbids sealing:
 
 * decisions: none may flip where a form computes the reference's integers; elsewhere a stated share
   of all decisions may. A logit that is no number always fails.
-* metric: the int8 network must not lose more mAP against its float twin than a stated drop. Only an
-  interval that lies beyond the limit fails, and only one that lies within it holds; between them the
-  images are too few, and the rung says so.
+* metric: the int8 network must not lose more mAP against its float twin than a stated drop. Only
+  an interval beyond the limit fails, only one within it holds; for any other the images are too
+  few, and the rung says so.
 
 A rung whose runtime is not here is *unavailable*, which is never counted as passed.
 """

@@ -5,10 +5,11 @@
     …         the XML, ASCII
     …         the weights, which the XML refers to by offset and size
 
-The XML is held to the little of XML that OpenVINO itself writes: elements and attributes of
-allow-lists, no document type, no entity or reference, no comment, no processing instruction, caps
-on depth and numbers. Every constant must lie inside the weights, and the graph must take a uint8
-image and give float32 logits, as check_onnx demands of ONNX.
+The XML is held to the little of XML that OpenVINO itself writes: elements and layer types of
+allow-lists, no document type, no entity, no comment, no processing instruction, caps on depth,
+lengths and numbers. Every constant must lie inside the weights, and the graph must take a uint8
+image and give float32 logits, as check_onnx demands of ONNX. What shapes the layers compute, which
+no port has to tell truly, openvino.py asks before anything is compiled.
 """
 
 from __future__ import annotations

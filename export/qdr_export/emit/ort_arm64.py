@@ -3,9 +3,8 @@
 ONNX Runtime turns int8 into uint8 on x86 only, so nothing has to be rewritten for that. What has to
 is a Relu or ReLU6 between a convolution and its quantization, which would keep the convolution in
 float: it becomes Clip(code, 0, 127) behind the quantization, which is the same because quantization
-is monotone and 0 has the code 0. The pixels become int8 codes too, as kernels read and write codes of
-one type. Float layers and the weights of a Gemm are as on x86
-(onnxruntime.py).
+is monotone and 0 has the code 0. The pixels become int8 codes too: a kernel reads and writes codes
+of one type. Float layers and the weights of a Gemm are as on x86 (onnxruntime.py).
 """
 
 from __future__ import annotations
