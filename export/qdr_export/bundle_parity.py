@@ -33,6 +33,7 @@ from qdr_export.parity import (
     ParityReport,
     Rung,
     Truth,
+    ladder_order,
 )
 from qdr_export.reference import Reference
 from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs, as_written, open_as_written
@@ -170,9 +171,10 @@ def _rungs(compare: Comparison, bundle: Bundle, missing: Mapping[str, str]) -> I
     versions = compare.outputs.versions
     if FLOAT_TWIN in versions:
         yield compare.twin(FLOAT_TWIN, versions[FLOAT_TWIN])
-    for name, artefact in bundle.manifest.artefacts.items():
+    backends = {name: x.backend for name, x in bundle.manifest.artefacts.items()}
+    for name in ladder_order(backends):
         if name in versions:
-            exact = artefact.tolerance_steps == 0
+            exact = bundle.artefact(name).tolerance_steps == 0
             yield compare.rung(name, versions[name], exact=exact)
         elif name in missing:
             yield Rung(name, GATES, UNAVAILABLE, reason=missing[name])

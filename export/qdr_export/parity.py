@@ -14,7 +14,7 @@ A rung whose runtime is not here is *unavailable*, which is never counted as pas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ RAN, UNAVAILABLE = "ran", "unavailable"
 # What a gate says.
 HELD, FAILED, UNSURE, UNGATED = "held", "failed", "cannot tell", ""
 _CODES = 127
+_BACKENDS = ("onnxruntime", "openvino", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ def compare_rungs(
         elif gates:
             reason = "the images are not those the trainer saw, or it wrote no probe"
             rungs.append(Rung(name, GATES, UNAVAILABLE, reason=reason))
-    for name, artefact in emission.artefacts.items():
+    for name in ladder_order({n: a.backend for n, a in emission.artefacts.items()}):
+        artefact = emission.artefacts[name]
         same = exact and not artefact.profile.tolerance_steps
         if name in outputs.logits:
             rungs.append(compare.rung(name, outputs.versions[name], exact=same))
@@ -199,6 +201,11 @@ def compare_rungs(
         if (stand_in := as_written(name)) in outputs.logits:
             rungs.append(compare.rung(stand_in, outputs.versions[stand_in], gates=False))
     return compare.report(rungs)
+
+
+def ladder_order(backends: Mapping[str, str]) -> list[str]:
+    """Targets in the order of the ladder, of their backends by name."""
+    return sorted(backends, key=lambda name: (_BACKENDS.index(backends[name]), name))
 
 
 def rounding_steps(checkpoint: Checkpoint) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from qdr_export.parity import FAILED, GATES, HELD, INFORMS, METRIC, UNAVAILABLE, UNSURE
+from qdr_export.rungs import as_written
 
 TEMPLATE = "parity.html.j2"
 NONE = "–"
@@ -40,7 +42,7 @@ def render(document: Mapping[str, Any]) -> str:
         document=document,
         verdict=_verdict(rungs),
         facts=_facts(document, ran),
-        rows=[_row(rung) for rung in rungs],
+        rows=_rows(rungs, document["bytes"]),
         flips=[(name, _flip(flip)) for name, flip in flips[:_FLIPS_SHOWN]],
         flips_total=len(flips),
         unavailable=[rung for rung in rungs if rung["status"] == UNAVAILABLE],
@@ -89,11 +91,26 @@ def _facts(document: Mapping[str, Any], ran: list[Mapping[str, Any]]) -> list[tu
     return facts
 
 
+def _rows(rungs: list[Mapping[str, Any]], targets: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The ladder, the reference standing between what was trained and what ships."""
+    trained = sum(rung["name"] not in targets for rung in rungs if not _stands_in(rung))
+    rows = [_row(rung) for rung in rungs]
+    yardstick = {**_nothing(), "name": "reference", "runtime": "NumPy, integers", "style": "idle"}
+    return [*rows[:trained], {**yardstick, "verdict": "the yardstick"}, *rows[trained:]]
+
+
+def _stands_in(rung: Mapping[str, Any]) -> bool:
+    return str(rung["name"]).endswith(as_written(""))
+
+
+def _nothing() -> dict[str, str]:
+    return dict.fromkeys(("exact", "unequal", "steps", "flips", "map"), NONE)
+
+
 def _row(rung: Mapping[str, Any]) -> dict[str, str]:
     if rung["status"] == UNAVAILABLE:
-        shown = dict.fromkeys(("exact", "unequal", "steps", "flips", "map"), NONE)
         return {
-            **shown,
+            **_nothing(),
             "name": rung["name"],
             "runtime": "not run here",
             "verdict": "not run",
@@ -151,8 +168,10 @@ def _maps(maps: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _flip(flip: Mapping[str, Any]) -> str:
+    # The folders of a workstation are nobody's business elsewhere.
+    image = "/".join(Path(flip["image"]).parts[-2:])
     return (
-        f"{flip['label']} of {flip['image']}: logit {flip['logit']:.6g}, reference "
+        f"{flip['label']} of {image}: logit {flip['logit']:.6g}, reference "
         f"{flip['reference_logit']:.6g}, threshold {flip['threshold']:.6g}"
     )
 
@@ -166,13 +185,17 @@ def _difference(estimate: Mapping[str, Any] | None) -> str:
 
 
 def _points(estimate: Mapping[str, Any]) -> str:
-    return NONE if estimate["value"] is None else f"{100 * estimate['value']:+.2f}"
+    return NONE if estimate["value"] is None else _signed(100 * estimate["value"])
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:
     if estimate["low"] is None:
         return ""
-    return f"[{100 * estimate['low']:+.2f}, {100 * estimate['high']:+.2f}]"
+    return f"[{_signed(100 * estimate['low'])}, {_signed(100 * estimate['high'])}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _range(estimate: Mapping[str, Any]) -> str:

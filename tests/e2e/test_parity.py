@@ -181,11 +181,11 @@ def test_a_table_of_the_other_modality_is_refused(alone: Bundle, run: Path, tmp_
 
 
 def test_drawn_pixels_are_the_same_each_time() -> None:
-    names, pixels = zip(*draw(24, 7), strict=True)
-    again = [p for _, p in draw(24, 7)]
+    names, pixels = zip(*draw(64, 7), strict=True)
+    again = [p for _, p in draw(64, 7)]
     np.testing.assert_array_equal(pixels, again)
     assert len(set(names)) == 7
-    assert all(p.shape == (3, 24, 24) and np.ptp(p) > 200 for p in pixels)
+    assert all(p.shape == (3, 64, 64) and np.ptp(p) > 100 for p in pixels)
 
 
 @pytest.mark.usefixtures("trusting")
