@@ -205,7 +205,8 @@ def compare_rungs(
 
 def ladder_order(backends: Mapping[str, str]) -> list[str]:
     """Targets in the order of the ladder, of their backends by name."""
-    return sorted(backends, key=lambda name: (_BACKENDS.index(backends[name]), name))
+    rank = {backend: place for place, backend in enumerate(_BACKENDS)}
+    return sorted(backends, key=lambda name: (rank.get(backends[name], len(rank)), name))
 
 
 def rounding_steps(checkpoint: Checkpoint) -> int:
