@@ -152,7 +152,10 @@ def compare_bundle(
         (),
         {name: np.concatenate(part) for name, part in maps.items()},
     )
-    compare = Comparison(outputs, rule, names, limits or Limits(), _truth(samples))
+    step = max(float(artefact.logit_step) for artefact in manifest.artefacts.values())
+    compare = Comparison(
+        outputs, rule, names, limits or Limits(), _truth(samples), sealed_step=step or None
+    )
     golden = sum(name.startswith("golden/") for name in names)
     counts = (
         {"golden": golden, "drawn": len(names) - golden}

@@ -230,6 +230,7 @@ class Comparison:
         images: Name of each image.
         limits: What the gates allow.
         truth: Labels of some of the images.
+        sealed_step: The step that a bundle states; None takes the images' own.
     """
 
     outputs: Outputs
@@ -237,10 +238,13 @@ class Comparison:
     images: Sequence[str]
     limits: Limits
     truth: Truth | None = None
+    sealed_step: float | None = None
 
     @property
     def logit_step(self) -> float:
         """The unit of a difference, as bundles state it: the largest reference logit / 127."""
+        if self.sealed_step is not None:
+            return self.sealed_step
         return float(np.abs(self.outputs.logits[REFERENCE]).max(initial=0.0)) / _CODES
 
     def report(self, rungs: Iterable[Rung]) -> ParityReport:

@@ -37,14 +37,13 @@ def render(document: Mapping[str, Any]) -> str:
     rungs = document["rungs"]
     gating = [rung for rung in rungs if rung["role"] == GATES]
     ran = [rung for rung in gating if rung["status"] != UNAVAILABLE]
-    flips = [(rung["name"], flip) for rung in rungs for flip in rung["flips"]]
+    groups = {GATES: "of forms that gate", INFORMS: "of forms that inform"}
     return environment.from_string(source).render(
         document=document,
         verdict=_verdict(rungs),
         facts=_facts(document, ran),
         rows=_rows(rungs, document["bytes"]),
-        flips=[(name, _flip(flip)) for name, flip in flips[:_FLIPS_SHOWN]],
-        flips_total=len(flips),
+        flips=[_flips(rungs, role == GATES, words) for role, words in groups.items()],
         unavailable=[rung for rung in rungs if rung["status"] == UNAVAILABLE],
         artefacts=_artefacts(document),
         maps=_maps(document.get("maps")),
@@ -165,6 +164,14 @@ def _maps(maps: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             ("pairs of an image and a positive label", str(maps["pairs"])),
         ]
     return lines
+
+
+def _flips(rungs: list[Mapping[str, Any]], gate: bool, words: str) -> dict[str, Any]:
+    """The exceptions of the forms whose decisions gate, or of the others."""
+    chosen = [rung for rung in rungs if (rung["role"] == GATES) == gate]
+    every = [(rung["name"], flip) for rung in chosen for flip in rung["flips"]]
+    lines = [(name, _flip(flip)) for name, flip in every[:_FLIPS_SHOWN]]
+    return {"words": words, "open": gate, "lines": lines, "total": len(every)}
 
 
 def _flip(flip: Mapping[str, Any]) -> str:

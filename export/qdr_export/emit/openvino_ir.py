@@ -1,7 +1,7 @@
 """OpenVINO's own format: the OpenVINO form, converted on the workstation instead of on the device.
 
-A device then parses a short XML and uses the weights as they lie in memory. Nothing is compressed:
-float constants stay float32, or logits would differ.
+A device then needs no ONNX frontend. Nothing is compressed: float constants stay float32, or logits
+would differ.
 """
 
 from __future__ import annotations
