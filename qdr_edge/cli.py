@@ -29,11 +29,14 @@ ORDER = (
     "export",
     "lint",
     "parity",
+    "keys",
     "inspect",
     "verify",
+    "install",
     "run",
     "evaluate",
     "bench",
+    "engine",
     "doctor",
 )
 # Which extra brings a module that a device does not install.

@@ -75,7 +75,8 @@ def load(
     """Verify a bundle, open its model and run the power-on self-test.
 
     Args:
-        path: the `.qdr` file.
+        path: the `.qdr` file, or the folder of `qdr-edge install --root`: then the active bundle
+            under the device's own rollback counter.
         target: which artefact; None takes the first that runs on this machine.
         threads: threads of one inference; 0 takes every core this process may use.
         allow_unsigned: accept a bundle without a signature, for tests.
@@ -89,13 +90,38 @@ def load(
         BackendError: the runtime is missing or refuses the model.
         SelfTestError: a golden vector did not come out as recorded.
     """
+    file, content = Path(path), None
+    if file.is_dir():
+        from qdr_edge.slots import read_active
+
+        active = read_active(file)
+        file, content = active.path, active.content
+        minimum_security_version = max(minimum_security_version, active.state.security_version)
     bundle = read_bundle(
-        Path(path),
+        file if content is None else content,
         trust=trust,
         allow_unsigned=allow_unsigned,
         minimum_security_version=minimum_security_version,
         on_step=on_step,
+        origin=file,
     )
+    return open_screener(bundle, target=target, threads=threads, on_step=on_step)
+
+
+def open_screener(
+    bundle: Bundle,
+    *,
+    target: str | None = None,
+    threads: int = 0,
+    on_step: OnStep | None = None,
+) -> Screener:
+    """The second half of `load`, for a bundle that `read_bundle` verified: model and self-test.
+
+    Raises:
+        CompatibilityError: nothing in the bundle is for this machine.
+        BackendError: the runtime is missing or refuses the model.
+        SelfTestError: a golden vector did not come out as recorded.
+    """
     report = on_step or (lambda _line: None)
     name = target if target is not None else choose_target(bundle)
     session = open_bundle(bundle, name, threads)

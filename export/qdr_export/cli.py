@@ -16,7 +16,7 @@ def export(
         list[str] | None,
         typer.Option(
             help="Target to emit for; repeatable; all for every profile. "
-            "Default: ort-x86 openvino tensorrt."
+            "Default: ort-x86 openvino tensorrt-10 tensorrt-11."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundles; RUN/export.")] = None,
@@ -38,6 +38,14 @@ def export(
             "recipe says.",
         ),
     ] = None,
+    security_version: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**31 - 1,
+            help="Rollback counter: a device refuses what is older than the highest it installed.",
+        ),
+    ] = 0,
     max_flips: Annotated[
         float,
         typer.Option(
@@ -97,6 +105,7 @@ def export(
                 out=folder,
                 key=signing,
                 operating_target=wanted,
+                security_version=security_version,
                 limits=Limits(flips=max_flips / 100, drop=max_drop),
                 maps=maps,
                 force=force,

@@ -12,7 +12,7 @@ from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.errors import ExportError
 from qdr_edge.runtime import Availability, availability
 from qdr_edge.runtime.ir_check import is_ir
-from qdr_edge.target import host
+from qdr_edge.target import host, version_in
 from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
 from qdr_export.float_twin import build_float_twin
@@ -130,4 +130,7 @@ def _here(runtime: Availability, profile: Profile) -> Availability:
     lacking = host().lacks(profile.target.requires)
     if runtime.ok and lacking:
         return Availability(False, reason=f"this machine has no {', '.join(lacking)}")
+    if runtime.ok and not version_in(runtime.version, profile.target.runtime):
+        found = f"{profile.target.backend} {runtime.version} is not {profile.target.runtime}"
+        return Availability(False, reason=found)
     return runtime

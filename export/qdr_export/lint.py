@@ -32,7 +32,7 @@ def lint_model(model: bytes, target: str, *, where: str = "") -> list[Finding]:
 
     Args:
         model: ONNX bytes.
-        target: name of a target, e.g. "ort-x86".
+        target: name of a target, e.g. "ort-x86" or "tensorrt-11".
         where: File, for messages.
 
     Returns:

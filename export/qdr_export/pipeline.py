@@ -35,7 +35,13 @@ from qdr_export.profiles import Profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import Student
 from qdr_export.rungs import open_artefact, run_rungs
-from qdr_export.seal import is_proven, read_back_summary, seal_student
+from qdr_export.seal import (
+    is_proven,
+    logit_step,
+    read_back_summary,
+    seal_student,
+    tolerance_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ def export_student(
     out: Path,
     key: SigningKey,
     operating_target: Target | None = None,
+    security_version: int = 0,
     limits: Limits | None = None,
     maps: bool = False,
     force: bool = False,
@@ -94,6 +101,7 @@ def export_student(
         out: Folder; made if missing.
         key: Signs the bundle.
         operating_target: What to fit thresholds and gate for; None takes the recipe's.
+        security_version: Rollback counter of the bundle.
         limits: What the gates allow.
         maps: Compute class activation maps as a second output.
         force: Seal in spite of a failed gate; the bundle is then marked unproven.
@@ -142,12 +150,26 @@ def export_student(
                 session = open_artefact(artefact, threads)
                 stack.callback(session.close)
                 targets[target] = session.infer
-        golden = make_golden(student, point.rule, point.limits, reference, targets)
+        tolerance = logit_step(outputs) * max(
+            tolerance_steps(profile, student.checkpoint) for profile in profiles
+        )
+        golden = make_golden(student, point.rule, point.limits, reference, targets, tolerance)
     report.step("sealing")
     twin = out / f"{name}.float.onnx"
     atomic_write(twin, emission.float_twin)
     bundle = out / f"{name}.qdr"
-    digest = seal_student(bundle, student, emission, outputs, point, parity, golden, key, explained)
+    digest = seal_student(
+        bundle,
+        student,
+        emission,
+        outputs,
+        point,
+        parity,
+        golden,
+        key,
+        security_version=security_version,
+        maps=explained,
+    )
     return Exported(
         bundle=bundle,
         float_twin=twin,

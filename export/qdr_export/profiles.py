@@ -10,8 +10,8 @@ from typing import Any
 from qdr_edge.errors import ExportError
 from qdr_edge.target import Target
 
+DEFAULT_TARGETS = ("ort-x86", "openvino", "tensorrt-10", "tensorrt-11")
 ALL = "all"
-DEFAULT_TARGETS = ("ort-x86", "openvino", "tensorrt")
 _KEYS = {"name", "backend", "emitter", "runtime", "requires", "description", "tolerance_steps"}
 
 

@@ -18,6 +18,7 @@ from qdr_edge.gate import GateFeatures, measure
 from qdr_edge.preprocess import load_image
 from qdr_edge.runtime import MapSession, Session, open_model
 from qdr_export.emission import Artefact, Emission
+from qdr_export.emit.halves import round_explicitly
 from qdr_export.reference import Reference
 from qdr_export.run_folder import Student
 
@@ -140,7 +141,8 @@ def open_artefact(artefact: Artefact, threads: int) -> Session:
 
 def open_as_written(model: bytes, threads: int) -> Session:
     """Open a target's graph in ONNX Runtime such that it computes every rounding in the graph."""
-    return open_model("onnxruntime", model, threads=threads, options=AS_WRITTEN)
+    written = round_explicitly(model)
+    return open_model("onnxruntime", written, threads=threads, options=AS_WRITTEN)
 
 
 def _sessions(emission: Emission, threads: int) -> dict[str, Session]:

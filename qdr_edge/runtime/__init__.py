@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt", "torch")
 _EDGE_BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt")
+# What a bundle may set. A runtime's other options read and write files, or have the model parsed in
+# another format than the one that was checked. TensorRT's backend reads its own list.
+_BUNDLE_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "onnxruntime": frozenset({"session.x64quantprecision", "session.intra_op.allow_spinning"}),
+    "openvino": frozenset({"INFERENCE_PRECISION_HINT", "LP_TRANSFORMS_MODE", "PERFORMANCE_HINT"}),
+}
 
 
 class Session(Protocol):
@@ -179,6 +185,14 @@ def refusal(bundle: Bundle, target: str) -> BackendError | CompatibilityError | 
             where=f"{bundle.name}: target {target}",
             expected=f"one of {', '.join(_EDGE_BACKENDS)}",
             fix="update qdr-edge",
+        )
+    foreign = set(artefact.options) - _BUNDLE_OPTIONS.get(artefact.backend, set(artefact.options))
+    if foreign:
+        return CompatibilityError(
+            f"option {min(foreign)!r} of {artefact.backend} may not be set by a bundle",
+            where=f"{bundle.name}: target {target}",
+            expected=f"only {', '.join(sorted(_BUNDLE_OPTIONS[artefact.backend]))}",
+            fix="export the bundle again with this release",
         )
     lacking = host().lacks(artefact.requires)
     if lacking:

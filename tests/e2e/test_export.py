@@ -92,7 +92,7 @@ def test_layers_in_float_allow_steps_and_are_named(
     assert exported.proven
     bundle = read_bundle(exported.bundle, trust=TrustStore.of(key.public))
     steps = {name: a.tolerance_steps for name, a in bundle.manifest.artefacts.items()}
-    assert steps == {"ort-x86": 3, "openvino": 3, "tensorrt": 8}
+    assert steps == {"ort-x86": 3, "openvino": 3, "tensorrt-10": 8, "tensorrt-11": 8}
     read_back = json.loads(exported.parity_file.read_text())["read_back"]["ort-x86"]
     assert {layer["name"] for layer in read_back["float_layers"]} == {"c1", "c3"}
     for target in ("ort-x86", "openvino"):  # load() holds every golden vector to those steps
@@ -293,6 +293,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "out"
     arguments = ["export", str(run / "student-fundus"), "--out", str(out), "--target", "ort-x86"]
+    arguments += ["--security-version", "5"]
     result = CliRunner().invoke(
         app, [*arguments, "--threads", "1", "--name", "mine", "--target-sensitivity", "0.93"]
     )
@@ -310,10 +311,11 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bundle = read_bundle(
         out / "mine-fundus.qdr", trust=TrustStore.from_folder(tmp_path / "home" / "trust")
     )
+    assert bundle.manifest.security_version == 5
     assert not any(threshold.reached for threshold in bundle.manifest.decision.thresholds)
     (tmp_path / "canonical.onnx").write_bytes(bundle.entries["network/canonical.onnx"])
     lint = CliRunner().invoke(
-        app, ["lint", str(tmp_path / "canonical.onnx"), "--target", "tensorrt"]
+        app, ["lint", str(tmp_path / "canonical.onnx"), "--target", "tensorrt-10"]
     )
     assert "float-bias" in lint.output
     assert isinstance(lint.exception, ExportError)
