@@ -15,7 +15,8 @@ from qdr_export.lint import lint_model
 from qdr_export.maps import add_maps
 from qdr_export.reference import Reference
 from qdr_export.rungs import AS_WRITTEN
-from tests.networks import FAMILIES, checkpoint, images
+from tests.networks import FAMILIES, checkpoint, from_sketch, images
+from tests.sketches import OPERATORS
 
 # What ONNX Runtime does on Arm: it leaves int8 as it is.
 AS_ON_ARM = {"session.qdqisint8allowed": "1"}
@@ -81,6 +82,26 @@ def test_ir_of_free_scales_answers_as_the_onnx_form_does(family: str) -> None:
         answers.append(session.infer(pixels))
         session.close()
     np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("form", "backend", "options"),
+    [
+        ("onnxruntime-arm64", "onnxruntime", AS_WRITTEN),
+        ("onnxruntime-arm64", "onnxruntime", AS_ON_ARM),
+        ("openvino-ir", "openvino", {}),
+    ],
+    ids=["arm-written", "arm", "ir"],
+)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_is_bit_equal(
+    name: str, form: str, backend: str, options: dict[str, str]
+) -> None:
+    canonical = build_canonical(from_sketch(OPERATORS[name](2), size=48))
+    pixels = images(4, 48)
+    session = open_model(backend, emitter(form)(canonical), threads=1, options=options)
+    np.testing.assert_array_equal(session.infer(pixels), Reference(canonical).infer(pixels))
+    session.close()
 
 
 def test_ir_carries_maps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from qdr_export.parity import (
     compare_rungs,
     metric_verdict,
 )
-from qdr_export.pipeline import _json_numbers
+from qdr_export.pipeline import _json_numbers, gate_error
 from qdr_export.profiles import load_profile
 from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
 from qdr_export.seal import is_proven
@@ -210,6 +211,10 @@ def test_int8_that_forgets_what_float_knows_fails_and_is_not_proven() -> None:
     assert failed.role == "metric"
     assert "points of mAP" in failed.reason
     assert not is_proven(report)
+    error = gate_error(report, Path("p.json"), "mend it")
+    assert error.exit_code == 13
+    assert "int8 costs" in error.what
+    assert error.expected == "at most 2 points of mAP lost"
     lenient = {"truth": truth, "limits": Limits(drop=100)}
     assert is_proven(_report(logits=forgot, options=lenient, **forms))
 
