@@ -161,7 +161,7 @@ class _Reader:
                 raise self._refused(f"a tensor of more than {MAX_DIMENSIONS} dimensions")
         elif tag == "port":
             shape = self._shape(self._dims)
-            if self._path[-1] == "input" and self._type == "Result":
+            if self._path[-1:] == ["input"] and self._type == "Result":
                 self._outputs.append((self._port.get("precision", ""), shape))
 
     def text(self, content: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from qdr_edge.errors import BackendError, BundleError
@@ -108,6 +109,31 @@ def test_a_tensor_that_openvino_would_make_large_is_refused(entry: bytes) -> Non
     grown = re.sub(rb'shape="1,3,64,64"', b'shape="1,3,9000,9000"', xml, count=1)
     with pytest.raises((BackendError, BundleError)):
         open_model("openvino", pack_ir(grown, bytes(weights)), threads=1)
+
+
+@pytest.mark.parametrize("root", [b"<port></port>", b"<dim>1</dim>", b"<layer />", b"<net />", b""])
+def test_a_document_of_one_element_is_refused(root: bytes) -> None:
+    with pytest.raises(BundleError):
+        check_ir(pack_ir(b'<?xml version="1.0"?>' + root, b""))
+
+
+def test_damage_never_ends_in_another_error() -> None:
+    entry = emitter("openvino-ir")(build_canonical(checkpoint("student")))
+    xml, weights = split_ir(entry)
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(xml)
+        for place in random.integers(0, len(xml), 3):
+            damaged[place] = random.integers(32, 127)
+        start, end = sorted(random.integers(0, len(xml), 2))
+        if end - start < 200:
+            del damaged[start:end]
+        try:
+            check_ir(pack_ir(bytes(damaged), bytes(weights)))
+        except BundleError:
+            refused += 1
+    assert refused > 100
 
 
 def test_ir_is_for_openvino_only(entry: bytes) -> None:
