@@ -34,6 +34,8 @@ GATES, METRIC, INFORMS = "gates", "metric", "informs"
 RAN, UNAVAILABLE = "ran", "unavailable"
 # What a gate says.
 HELD, FAILED, UNSURE, UNGATED = "held", "failed", "cannot tell", ""
+# A bootstrap of fewer patients is too narrow to judge by.
+MIN_PATIENTS = 10
 _CODES = 127
 _BACKENDS = ("onnxruntime", "openvino", "tensorrt")
 
@@ -277,7 +279,8 @@ class Comparison:
         rung, _ = self._compare(name, runtime)
         if rung.map_difference is None:
             return rung
-        verdict, reason = metric_verdict(rung.map_difference, self.limits.drop)
+        patients = len(set(self.truth.patients)) if self.truth else 0
+        verdict, reason = metric_verdict(rung.map_difference, self.limits.drop, patients)
         return replace(rung, role=METRIC, verdict=verdict, reason=reason)
 
     def _compare(self, name: str, runtime: str) -> tuple[Rung, int]:
@@ -333,18 +336,24 @@ class Comparison:
         return found if resamples else replace(found, low=found.value, high=found.value)
 
 
-def metric_verdict(twin_minus_int8: Estimate, limit: float) -> tuple[str, str]:
+def metric_verdict(twin_minus_int8: Estimate, limit: float, patients: int) -> tuple[str, str]:
     """Whether int8 costs more mAP than allowed, and why that is the verdict.
 
     Args:
         twin_minus_int8: mAP of the float twin minus that of the reference, with its interval.
         limit: Points of mAP, 0..100.
+        patients: Of how many the images are.
     """
     value, low, high = (
         100 * x for x in (twin_minus_int8.value, twin_minus_int8.low, twin_minus_int8.high)
     )
     if not np.isfinite([low, high]).all():
         return UNSURE, f"n = {twin_minus_int8.n} gives the drop of mAP no interval"
+    if patients < MIN_PATIENTS:
+        return (
+            UNSURE,
+            f"resamples of {patients} patients are no interval; {MIN_PATIENTS} are needed",
+        )
     drop = f"int8 costs {value:.2f} points of mAP ({low:.2f} to {high:.2f}), {limit:g} may be lost"
     if low > limit:
         return FAILED, drop

@@ -189,9 +189,16 @@ def test_no_budget_excuses_a_logit_that_is_no_number() -> None:
 def test_the_metric_gate_decides_only_what_its_interval_shows(
     low: float, high: float, verdict: str
 ) -> None:
-    found, reason = metric_verdict(Estimate((low + high) / 2, low, high, 30), 2.0)
+    found, reason = metric_verdict(Estimate((low + high) / 2, low, high, 30), 2.0, patients=12)
     assert found == verdict
     assert ("n = 30" in reason) == (verdict == UNSURE)
+
+
+@pytest.mark.parametrize("low", [-0.01, 0.5], ids=["within", "beyond"])
+def test_an_interval_of_a_handful_of_patients_decides_nothing(low: float) -> None:
+    found, reason = metric_verdict(Estimate(low, low, low, 30), 2.0, patients=9)
+    assert found == UNSURE
+    assert "9 patients" in reason
 
 
 def _truth(images: int) -> Truth:
