@@ -29,6 +29,7 @@ ORDER = (
     "quantize",
     "export",
     "lint",
+    "parity",
     "keys",
     "inspect",
     "verify",

@@ -27,6 +27,7 @@ from qdr_edge.manifest import (
 )
 from qdr_export.emission import Emission
 from qdr_export.golden import GoldenSet
+from qdr_export.map_evidence import MapEvidence
 from qdr_export.model_card import cyclonedx_card, model_card
 from qdr_export.onnx_graph import OPSET
 from qdr_export.operating_point import OperatingPoint
@@ -57,6 +58,7 @@ def seal_student(
     key: SigningKey,
     *,
     security_version: int = 0,
+    maps: MapEvidence | None = None,
 ) -> str:
     """Write the signed bundle of a student; an existing file is replaced atomically.
 
@@ -91,7 +93,7 @@ def seal_student(
         scheme=without_floats(checkpoint.scheme.to_dict()),
         artefacts={
             name: Artefact(
-                entry=f"artefacts/{name}.onnx",
+                entry=artefact.entry,
                 backend=artefact.backend,
                 runtime=artefact.profile.target.runtime,
                 opset=OPSET,
@@ -106,6 +108,7 @@ def seal_student(
             {
                 **point.evidence(),
                 "parity": parity.summary(),
+                **({} if maps is None else {"maps": maps.to_dict()}),
                 "read_back": read_back_summary(emission),
             }
         ),
@@ -116,7 +119,7 @@ def seal_student(
     name = path.stem
     entries = {
         CANONICAL_ENTRY: emission.canonical,
-        **{f"artefacts/{n}.onnx": artefact.model for n, artefact in emission.artefacts.items()},
+        **{artefact.entry: artefact.model for artefact in emission.artefacts.values()},
         **golden.entries,
         "model_card.md": model_card(student, point, parity, name).encode(),
         "sbom.cdx.json": make_sbom(

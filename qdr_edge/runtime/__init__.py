@@ -2,7 +2,7 @@
 
     backend        file              model
     onnxruntime    onnxruntime.py    ONNX bytes
-    openvino       openvino.py       ONNX bytes
+    openvino       openvino.py       ONNX bytes, or OpenVINO IR in one entry
     tensorrt       tensorrt.py       ONNX bytes with Q/DQ; the engine is built on the device
     torch          torch.py          a Checkpoint (float network, for measurements)
 
@@ -103,7 +103,8 @@ def open_model(
 
     Args:
         backend: "onnxruntime", "openvino" or "tensorrt".
-        model: a self-contained ONNX file; it is checked before the runtime parses it.
+        model: a self-contained ONNX file or, for OpenVINO, an IR entry; it is checked before the
+            runtime parses it.
         threads: threads of one inference; 0 takes every core this process may use.
         options: passed to the runtime, e.g. {"session.x64quantprecision": "1"}.
 
@@ -111,6 +112,7 @@ def open_model(
         BackendError: the backend is unknown, missing, or refuses the model.
         BundleError: the model has external data, an operator that is not allowed, or wrong inputs.
     """
+    from qdr_edge.runtime.ir_check import check_ir, is_ir
     from qdr_edge.runtime.onnx_check import check_onnx
 
     if backend not in _EDGE_BACKENDS:
@@ -123,7 +125,8 @@ def open_model(
         raise BackendError(
             f"{threads} threads", expected="0 (every core) or more", fix="correct it"
         )
-    check_onnx(model, where=f"model for {backend}")
+    check = check_ir if backend == "openvino" and is_ir(model) else check_onnx
+    check(model, where=f"model for {backend}")
     module = cast("_OnnxBackend", _module(backend))
     return module.open_onnx(model, threads or host().cores, options or {})
 

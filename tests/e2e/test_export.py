@@ -30,32 +30,14 @@ from qdr_export.profiles import DEFAULT_TARGETS, load_profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import find_students
 from qdr_export.tables import print_parity
-from qdr_train.synth import generate
 from tests.networks import checkpoint, with_float
-
-SIZE = 64
+from tests.runs import small_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with an untrained fundus student and its true reference logits."""
-    root = tmp_path_factory.mktemp("export")
-    samples = read_csv(generate(root / "eyes", 8, 3, 96, workers=1))
-    folder = root / "run"
-    folder.mkdir()
-    write_csv(folder / "data.csv", samples)
-    (folder / "run.json").write_text(json.dumps({"format": "qdr-run", "name": "tiny"}))
-    made = checkpoint("student", size=SIZE, labels=samples.labels)
-    rows = [s for split in ("val", "test") for s in samples.select("fundus", split)]
-    pixels = np.stack([load_image(s.file, made.preprocess) for s in rows])
-    logits = Reference(build_canonical(made)).infer(pixels)
-    made = replace(
-        made,
-        probe={"reference_logits": logits, "qat_logits": logits + np.float32(0.01)},
-        provenance={**made.provenance, "data_sha256": samples.sha256},
-    )
-    save_checkpoint(folder / "student-fundus", made)
-    return folder
+    return small_run(tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +302,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "bit-equal" in result.output
     assert sorted(p.name for p in out.iterdir()) == [
         "mine-fundus.float.onnx",
+        "mine-fundus.parity.html",
         "mine-fundus.parity.json",
         "mine-fundus.qdr",
     ]

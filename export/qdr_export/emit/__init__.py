@@ -14,11 +14,20 @@ def emitter(name: str) -> Callable[[bytes], bytes]:
         ExportError: There is none of that name.
     """
     # Imported here: reading a target profile must not load ONNX.
-    from qdr_export.emit import onnxruntime, openvino, tensorrt, tensorrt11
+    from qdr_export.emit import (
+        onnxruntime,
+        openvino,
+        openvino_ir,
+        ort_arm64,
+        tensorrt,
+        tensorrt11,
+    )
 
     emitters = {
         "onnxruntime-x86": onnxruntime.emit,
+        "onnxruntime-arm64": ort_arm64.emit,
         "openvino": openvino.emit,
+        "openvino-ir": openvino_ir.emit,
         "tensorrt-10": tensorrt.emit,
         "tensorrt-11": tensorrt11.emit,
     }
