@@ -9,10 +9,8 @@ does, and is measured by ``qdr-edge bench``.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from qdr_bench.built import ROOT, build, prepare
 from qdr_bench.environment import ProcTree, environment, machine_state
 from qdr_bench.statistics import Ratio, paired_ratio, round_medians
 from qdr_bench.subject import open_subject
@@ -33,7 +32,6 @@ from qdr_edge.errors import BenchmarkError, QdrError
 from qdr_edge.files import atomic_write
 from qdr_edge.runtime import Session, open_model
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {
     "student": "student-latency",
     "mobilenetv3": "mobilenetv3-latency",
@@ -100,27 +98,6 @@ class Timings:
     def median_ms(self, key: str) -> float:
         """Median of the round medians."""
         return float(np.median(round_medians(self.rounds_ns[key]))) / 1e6
-
-
-def build(name: str, folder: Path, data: Path) -> Path:
-    """Train for nought epochs, calibrate and export a recipe; return the bundle.
-
-    A bundle of the same recipe and the same source code is used again.
-    """
-    recipe = ROOT / "train" / "recipes" / f"{name}.yaml"
-    run = folder / name
-    bundle = run / "export" / f"{name}-fundus.qdr"
-    stamp = run / "source.sha256"
-    source = _fingerprint(recipe)
-    if bundle.is_file() and stamp.is_file() and stamp.read_text() == source:
-        return bundle
-    if run.exists():
-        shutil.rmtree(run)
-    _qdr_edge("train", str(recipe), "--data", str(data), "--out", str(run))
-    # Random weights decide at random: a flip there says nothing, and must not stop the timing.
-    _qdr_edge("export", str(run), "--force")
-    atomic_write(stamp, source)
-    return bundle
 
 
 def contenders(model: str, bundle: Path, scratch: Path) -> list[Contender]:
@@ -255,13 +232,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     console = Console(width=110)
-    options.build.mkdir(parents=True, exist_ok=True)
-    # The cached bundles and the key that signed them live and die together.
-    os.environ["QDR_EDGE_HOME"] = str(options.build / "keys")
-    data = options.build / "data" / "synthetic.csv"
-    if not data.is_file():
-        _qdr_edge("data", "synth", str(data.parent), "--patients", "12", "--seed", "1",
-                  "--size", "512")  # fmt: skip
+    data = prepare(options.build)
     bundles = {model: build(name, options.build, data) for model, name in RECIPES.items()}
     tree = ProcTree()
     before = machine_state(tree)
@@ -325,19 +296,6 @@ def _sizes(entries: Sequence[Contender]) -> dict[str, tuple[int, int]]:
         for e in entries
         if e.variant == "int8"
     }
-
-
-def _fingerprint(recipe: Path) -> str:
-    digest = hashlib.sha256(recipe.read_bytes())
-    for package in ("qdr_edge", "train/qdr_train", "export/qdr_export"):
-        for file in sorted((ROOT / package).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _qdr_edge(*arguments: str) -> None:
-    print("$ qdr-edge", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "qdr_edge.cli", *arguments], check=True)
 
 
 if __name__ == "__main__":
