@@ -10,6 +10,7 @@ proof images take to run through every form.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -147,9 +148,7 @@ def seal_times(run: Path) -> dict[str, float]:
             progress=Progress(lambda step: starts.append((step, time.perf_counter()))),
         )
         starts.append(("", time.perf_counter()))
-    return {
-        step: later - start for (step, start), (_, later) in zip(starts, starts[1:], strict=False)
-    }
+    return {step: later - start for (step, start), (_, later) in itertools.pairwise(starts)}
 
 
 def seal_claims(steps: Mapping[str, float]) -> list[Claim]:
