@@ -108,7 +108,7 @@ def interleave(
     """Time both ways in every round, each first in every other; a first round is not counted."""
     found: dict[str, dict[str, list[int]]] = {way: {"import": [], "open": []} for way in WAYS}
     for number in range(-1, rounds):
-        names = list(WAYS) if number % 2 else list(reversed(WAYS))
+        names = list(WAYS) if number % 2 else list(reversed(list(WAYS)))
         for way in names:
             for part, took in turn(way).items():
                 if number >= 0:
