@@ -214,9 +214,7 @@ class Graph:
             raise CheckpointError("a weight scale is not above 0", where=f"node {node.name}")
         return full
 
-    def _check_normalize(
-        self, node: Node, tensors: Mapping[str, NDArray[np.float32]]
-    ) -> set[str]:
+    def _check_normalize(self, node: Node, tensors: Mapping[str, NDArray[np.float32]]) -> set[str]:
         names = {f"{node.name}.weight", f"{node.name}.bias"}
         shapes = {name: tensors[name].shape if name in tensors else None for name in names}
         if node.inputs != (INPUT,) or any(shape != (3,) for shape in shapes.values()):
