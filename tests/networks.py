@@ -6,7 +6,7 @@ activations are all 0 or all saturated would prove nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +44,7 @@ class Sketch:
         stride: int = 1,
         groups: int = 1,
         relu: bool = False,
+        activation: str = "",
     ) -> str:
         attrs = {
             "stride": (stride, stride),
@@ -52,15 +53,33 @@ class Sketch:
             "groups": groups,
         }
         self._weights(name, (out, self.channels[x] // groups, kernel, kernel))
-        return self._append(Node(name, "conv", (x,), attrs, "relu" if relu else ""), out)
+        fused = "relu" if relu else activation
+        return self._append(Node(name, "conv", (x,), attrs, fused), out)
 
     def linear(self, name: str, x: str, out: int) -> str:
         self._weights(name, (out, self.channels[x]))
         return self._append(Node(name, "linear", (x,), {}), out)
 
-    def op(self, name: str, op: str, *inputs: str, relu: bool = False, **attrs: object) -> str:
-        node = Node(name, op, inputs, attrs, "relu" if relu else "")  # type: ignore[arg-type]
-        return self._append(node, self.channels[inputs[0]])
+    def op(
+        self,
+        name: str,
+        op: str,
+        *inputs: str,
+        relu: bool = False,
+        activation: str = "",
+        **attrs: object,
+    ) -> str:
+        fused = "relu" if relu else activation
+        node = Node(name, op, inputs, attrs, fused)  # type: ignore[arg-type]
+        channels = [self.channels[name] for name in inputs]
+        return self._append(node, sum(channels) if op == "concat" else channels[0])
+
+    def normalize(self, name: str, mean: Sequence[float], std: Sequence[float]) -> str:
+        """(pixels / 255 − mean) / std, as one product and one sum."""
+        deviation = np.asarray(std, np.float64)
+        self.tensors[f"{name}.weight"] = (1 / 255 / deviation).astype(np.float32)
+        self.tensors[f"{name}.bias"] = (-np.asarray(mean) / deviation).astype(np.float32)
+        return self._append(Node(name, "normalize", (INPUT,), {}), 3)
 
     def _append(self, node: Node, channels: int) -> str:
         self.nodes.append(node)
@@ -217,31 +236,43 @@ def _calibrated(s: Sketch, size: int, scheme: QuantScheme, labels: LabelSet) -> 
     twin = build_float_twin(from_sketch(s, scheme=None, size=size, labels=labels))
     ranges = _float_ranges(onnx.load_model_from_string(twin), images(4, size))
     nodes: list[Node] = []
-    scales: dict[str, float | None] = {}
+    grids: dict[str, tuple[float | None, int]] = {}
     for node in s.nodes:
         if node is s.nodes[-1]:
-            scale = None
-        elif node.op in SCALE_KEEPING:
-            scale = scales[node.inputs[0]]
+            grid: tuple[float | None, int] = (None, 0)
+        elif node.op in SCALE_KEEPING and node.inputs[0] != INPUT:
+            grid = grids[node.inputs[0]]
         else:
-            real = f"{node.name}:r" if node.activation else node.name
-            # Three quarters of the range: some codes saturate, as in a trained network.
-            scale = float(_scale(np.array(0.75 * ranges[real], np.float32), 127, scheme))
-        scales[node.name] = scale
-        nodes.append(replace(node, scale=scale))
+            grid = _grid(*ranges[f"{node.name}:r" if node.activation else node.name], scheme)
+        grids[node.name] = grid
+        nodes.append(replace(node, scale=grid[0], zero_point=grid[1]))
     return nodes
 
 
-def _float_ranges(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Largest magnitude of every tensor of a float model."""
+def _grid(low: float, high: float, scheme: QuantScheme) -> tuple[float, int]:
+    """Scale and zero point for three quarters of a range: as in a trained network, some codes
+    saturate."""
+    low, high = 0.75 * low, 0.75 * high
+    if not scheme.unsigned:
+        return float(_scale(np.array(max(-low, high), np.float32), 127, scheme)), 0
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(np.float32(max(high - low, 1e-6) / 255))
+    return scale, round(-low / scale)
+
+
+def _float_ranges(
+    model: onnx.ModelProto, pixels: NDArray[np.uint8]
+) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every tensor of a float model."""
     names = [o for n in model.graph.node for o in n.output]
     del model.graph.output[:]
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
     )
     run = ReferenceEvaluator(model)
-    largest = dict.fromkeys(names, 0.0)
+    ranges = dict.fromkeys(names, (np.inf, -np.inf))
     for image in pixels:
         for name, value in zip(names, run.run(None, {INPUT: image[None]}), strict=True):
-            largest[name] = max(largest[name], float(np.abs(value).max()))
-    return largest
+            low, high = ranges[name]
+            ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
+    return ranges

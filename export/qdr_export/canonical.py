@@ -1,17 +1,17 @@
 """Checkpoint → canonical graph: one ONNX QDQ model that says exactly what was trained.
 
-Every activation is int8 with zero point 0, every weight int8 per output channel, every bias int32
-on the grid input scale × weight scale. The one exception is the input: `pixels` is uint8 with zero
-point 128, which is the same as int8 pixel − 128. Each quantized operator stands between
-DequantizeLinear and QuantizeLinear; so does a layer that stays in float, with float32 weights. What
-ONNX cannot say (labels, preprocessing, scheme) stands in the model's metadata. Emitters rewrite
-this graph; none of them quantizes again.
+Every activation is int8 with zero point 0, or uint8 with a zero point of its own under scheme u8;
+every weight int8 per output channel, every bias int32 on the grid input scale × weight scale. The
+input `pixels` is uint8 with zero point 128, which is the same as int8 pixel − 128, unless the
+network normalizes pixels itself: then they are cast to float32, scaled, shifted and quantized. Each
+quantized operator stands between DequantizeLinear and QuantizeLinear; so does a layer that stays in
+float, with float32 weights. What ONNX cannot say (labels, preprocessing, scheme) stands in the
+model's metadata. Emitters rewrite this graph; none of them quantizes again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,13 @@ from onnx import TensorProto, helper
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.errors import ExportError
 from qdr_edge.files import canonical_json
-from qdr_edge.graph import INPUT, WEIGHTED, Node
+from qdr_edge.graph import INPUT, WEIGHTED, Graph, Node
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
 from qdr_export.onnx_graph import GraphBuilder
+from qdr_export.operators import add_activation, add_operator, float_weights
 
 OUTPUT = "logits"
 BATCH = "N"
-# 1/6 as float32 is not 1/6; the reference defines hardsigmoid by exact division (reference.py).
-HARDSIGMOID = {"alpha": 1 / 6, "beta": 0.5}
 
 
 def build_canonical(checkpoint: Checkpoint) -> bytes:
@@ -46,13 +45,15 @@ def build_canonical(checkpoint: Checkpoint) -> bytes:
         )
     builder = GraphBuilder()
     # The real tensor each node hands on; a float32 name, behind a DQ where it is quantized.
-    real = {INPUT: _dequantize_input(builder)}
+    real = {INPUT: INPUT}
+    if reads_centred_pixels(checkpoint.graph):
+        real[INPUT] = _dequantize_input(builder)
     scales = {INPUT: INPUT_SCALE}
-    zero = builder.constant(np.int8(0), "z")
+    builder.constant(np.int8(0), "z")  # the commonest zero point gets the shortest name
     for node in checkpoint.graph.nodes:
         last = node is checkpoint.graph.nodes[-1]
-        inputs = [real[name] for name in node.inputs]
-        if node.in_float:
+        inputs = [INPUT if node.op == "normalize" else real[name] for name in node.inputs]
+        if node.in_float or node.op == "normalize":
             inputs += float_weights(builder, node, checkpoint.tensors)
         elif node.op in WEIGHTED:
             inputs += _quantized_weights(
@@ -61,10 +62,11 @@ def build_canonical(checkpoint: Checkpoint) -> bytes:
         output = OUTPUT if last and not node.activation else node.name
         value = add_operator(builder, node, inputs, output)
         if node.activation:
-            value = builder.add("Relu", [value], OUTPUT if last else f"{node.name}:r")
+            value = add_activation(builder, node, value, OUTPUT if last else f"{node.name}:r")
         if not last:
             scale = _checked_scale(node, scheme)
             constant = builder.constant(np.float32(scale))
+            zero = builder.constant(_zero_point(node, scheme))
             code = builder.quantize(value, constant, zero, f"{node.name}:q")
             value = builder.dequantize(code, constant, zero, f"{node.name}:d")
             scales[node.name] = scale
@@ -80,6 +82,11 @@ def build_canonical(checkpoint: Checkpoint) -> bytes:
     return content
 
 
+def reads_centred_pixels(graph: Graph) -> bool:
+    """Whether an operator reads (pixels − 128) / 64, as all but `normalize` do."""
+    return any(INPUT in node.inputs and node.op != "normalize" for node in graph.nodes)
+
+
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What the graph cannot say, as ONNX metadata properties."""
     scheme = checkpoint.scheme
@@ -89,53 +96,6 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "qdr.preprocess_sha256": checkpoint.preprocess.sha256,
         "qdr.scheme": canonical_json(scheme.to_dict() if scheme else None).decode(),
     }
-
-
-def add_operator(builder: GraphBuilder, node: Node, inputs: list[str], output: str) -> str:
-    """Append the float ONNX operator of a node, without its activation; returns its output."""
-    attrs: dict[str, Any] = {}
-    op = {
-        "add": "Add",
-        "mul": "Mul",
-        "global_avg_pool": "GlobalAveragePool",
-        "flatten": "Flatten",
-        "relu": "Relu",
-        "hardswish": "HardSwish",
-        "hardsigmoid": "HardSigmoid",
-        "conv": "Conv",
-        "linear": "Gemm",
-        "max_pool": "MaxPool",
-    }.get(node.op)
-    if op is None:
-        raise ExportError(f"operator {node.op!r} has no ONNX form", where=f"node {node.name}")
-    if node.op == "conv":
-        attrs = {
-            "strides": node.pair("stride"),
-            "pads": node.pair("padding") * 2,
-            "dilations": node.pair("dilation"),
-            "group": node.attrs["groups"],
-        }
-    elif node.op == "max_pool":
-        attrs = {
-            "kernel_shape": node.pair("kernel"),
-            "strides": node.pair("stride"),
-            "pads": node.pair("padding") * 2,
-        }
-    elif node.op == "linear":
-        attrs = {"transB": 1}
-    elif node.op == "hardsigmoid":
-        attrs = dict(HARDSIGMOID)
-    return builder.add(op, inputs, output, name=node.name, **attrs)
-
-
-def float_weights(
-    builder: GraphBuilder, node: Node, tensors: Mapping[str, NDArray[np.float32]]
-) -> list[str]:
-    """Names of the constants that hold a conv or linear node's weight and bias in float32."""
-    return [
-        builder.constant(tensors[f"{node.name}.{part}"].astype(np.float32), f"{node.name}:{tag}")
-        for part, tag in (("weight", "w"), ("bias", "b"))
-    ]
 
 
 def quantize_weights(
@@ -222,3 +182,16 @@ def _checked_scale(node: Node, scheme: QuantScheme) -> float:
             fix="train again; the checkpoint does not keep to its own scheme",
         )
     return scale
+
+
+def _zero_point(node: Node, scheme: QuantScheme) -> np.uint8 | np.int8:
+    if scheme.unsigned:
+        return np.uint8(node.zero_point)
+    if node.zero_point:
+        raise ExportError(
+            f"zero point {node.zero_point}",
+            where=f"node {node.name}",
+            expected=f"0 everywhere under scheme {scheme.name}",
+            fix="train again; the checkpoint does not keep to its own scheme",
+        )
+    return np.int8(0)

@@ -8,30 +8,26 @@ from onnx import TensorProto, helper
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.graph import INPUT, WEIGHTED
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
-from qdr_export.canonical import OUTPUT, add_operator, float_weights, metadata
+from qdr_export.canonical import OUTPUT, metadata, reads_centred_pixels
 from qdr_export.onnx_graph import GraphBuilder
+from qdr_export.operators import add_activation, add_operator, float_weights
 
 
 def build_float_twin(checkpoint: Checkpoint) -> bytes:
     """The checkpoint's folded float weights as ONNX: uint8 pixels in, batch 1, no rounding."""
     builder = GraphBuilder()
-    pixels = builder.add("Cast", [INPUT], f"{INPUT}:f", to=TensorProto.FLOAT)
-    middle = builder.constant(np.float32(INPUT_ZERO_POINT))
-    centred = builder.add("Sub", [pixels, middle], f"{INPUT}:s")
-    real = {
-        INPUT: builder.add(
-            "Mul", [centred, builder.constant(np.float32(INPUT_SCALE))], f"{INPUT}:x"
-        )
-    }
+    real = {INPUT: INPUT}
+    if reads_centred_pixels(checkpoint.graph):
+        real[INPUT] = _centred(builder)
     for node in checkpoint.graph.nodes:
         last = node is checkpoint.graph.nodes[-1]
-        inputs = [real[name] for name in node.inputs]
-        if node.op in WEIGHTED:
+        inputs = [INPUT if node.op == "normalize" else real[name] for name in node.inputs]
+        if node.op in WEIGHTED or node.op == "normalize":
             inputs += float_weights(builder, node, checkpoint.tensors)
         output = OUTPUT if last and not node.activation else node.name
         value = add_operator(builder, node, inputs, output)
         if node.activation:
-            value = builder.add("Relu", [value], OUTPUT if last else f"{node.name}:r")
+            value = add_activation(builder, node, value, OUTPUT if last else f"{node.name}:r")
         real[node.name] = value
     size = checkpoint.preprocess.size
     model = builder.model(
@@ -42,3 +38,12 @@ def build_float_twin(checkpoint: Checkpoint) -> bytes:
     )
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _centred(builder: GraphBuilder) -> str:
+    """(pixels − 128) / 64, exact in float32."""
+    pixels = builder.add("Cast", [INPUT], f"{INPUT}:f", to=TensorProto.FLOAT)
+    middle = builder.constant(np.float32(INPUT_ZERO_POINT))
+    centred = builder.add("Sub", [pixels, middle], f"{INPUT}:s")
+    scale = builder.constant(np.float32(INPUT_SCALE))
+    return builder.add("Mul", [centred, scale], f"{INPUT}:x")

@@ -1,4 +1,5 @@
-"""Look into an ONNX file before any runtime does: no external data, only allowed operators.
+"""Look into an ONNX file before any runtime does: no external data, only allowed operators, and no
+small file that asks for much memory.
 
 A walk over the protobuf wire format in plain Python, so that a device needs no `onnx` package and
 no parser written for trusted input sees the bytes first. Field numbers are those of onnx.proto
@@ -19,11 +20,17 @@ MAX_NODES: Final = 20_000
 MAX_DIMENSIONS: Final = 8
 MAX_TENSOR_ELEMENTS: Final = 1 << 28
 MAX_NAME_BYTES: Final = 1024
+MAX_WINDOW: Final = 256
+"""Largest kernel, stride, dilation and padding."""
+MAX_ENLARGEMENT: Final = 8
+"""How many times larger than the image an activation's side may become."""
+MAX_COPIES: Final = 1024
+"""How many tensors' channels one tensor may hold through concatenation alone."""
 
 _STANDARD: Final = """
     Add AveragePool Cast Clip Concat Constant Conv ConvInteger DequantizeLinear Div Flatten Gemm
     GlobalAveragePool HardSigmoid HardSwish Identity LeakyRelu MatMul MatMulInteger Max MaxPool Min
-    Mul QLinearConv QLinearMatMul QuantizeLinear ReduceMean Relu Reshape Sigmoid Squeeze Sub
+    Mul QLinearConv QLinearMatMul QuantizeLinear ReduceMean Relu Reshape Resize Sigmoid Squeeze Sub
     Transpose Unsqueeze
 """
 # What ONNX Runtime itself writes when it saves an optimized model.
@@ -34,6 +41,19 @@ _MICROSOFT: Final = """
 ALLOWED: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(_STANDARD.split()),
     "com.microsoft": frozenset(_MICROSOFT.split()),
+}
+
+_WINDOW_ATTRIBUTES: Final = ("kernel_shape", "strides", "dilations", "pads")
+# These give their output channels of their own; all others hand on what they read.
+_MIXES_CHANNELS: Final = (
+    *("Conv", "ConvInteger", "FusedConv", "QLinearConv", "Gemm", "FusedGemm", "QGemm"),
+    *("MatMul", "MatMulInteger", "QLinearMatMul"),
+)
+# The one form of Resize that copies pixels by whole factors.
+_NEAREST: Final = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
 }
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -50,6 +70,15 @@ class OnnxFacts:
     operators: Mapping[str, int]
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Node:
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    words: Mapping[str, str]
+    numbers: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -129,17 +158,18 @@ def _check_model(model: memoryview, where: str) -> OnnxFacts:
 
 
 def _check_graph(graph: memoryview, opsets: Mapping[str, int], where: str) -> OnnxFacts:
-    operators: Counter[str] = Counter()
+    nodes: list[_Node] = []
     inputs: list[_Value] = []
     outputs: list[_Value] = []
-    initializers: set[str] = set()
+    initializers: dict[str, memoryview] = {}
     for number, value in _fields(graph, where):
         if number == 1:
-            operators[_check_node(_bytes(value, where), where)] += 1
-            if operators.total() > MAX_NODES:
+            nodes.append(_check_node(_bytes(value, where), where))
+            if len(nodes) > MAX_NODES:
                 raise _refused(f"more than {MAX_NODES} nodes", where)
         elif number == 5:
-            initializers.add(_check_tensor(_bytes(value, where), where))
+            tensor = _bytes(value, where)
+            initializers[_check_tensor(tensor, where)] = tensor
         elif number == 11:
             inputs.append(_value_info(_bytes(value, where), where))
         elif number == 12:
@@ -154,33 +184,96 @@ def _check_graph(graph: memoryview, opsets: Mapping[str, int], where: str) -> On
         raise _refused(f"its input has shape {list(shape)}, not [N, 3, S, S]", where)
     if len(outputs) != 1 or outputs[0].data_type != _FLOAT:
         raise _refused("its output is not one float32 tensor of logits", where)
+    _check_growth(nodes, initializers, where)
+    operators = Counter(node.operator for node in nodes)
     return OnnxFacts(dict(opsets), dict(operators), shape, outputs[0].shape)
 
 
-def _check_node(node: memoryview, where: str) -> str:
+def _check_growth(nodes: list[_Node], initializers: Mapping[str, memoryview], where: str) -> None:
+    """Bound what resizing and concatenation can make of an image, along every path."""
+    # Of each tensor: its side as a multiple of the image's, and how many tensors' channels it has.
+    grown: dict[str, tuple[float, int]] = {}
+    for node in nodes:
+        read = [grown.get(name, (1.0, 1)) for name in node.inputs if name]
+        side = max((side for side, _ in read), default=1.0)
+        copies = max((copies for _, copies in read), default=1)
+        if node.operator == "Resize":
+            side *= _resize_factor(node, initializers, where)
+        elif node.operator in ("Concat", "QLinearConcat"):
+            # QLinearConcat reads scale and zero point of its output, then three of each input.
+            copies = sum(copies for _, copies in (read[2::3] if "Q" in node.operator else read))
+        elif node.operator in _MIXES_CHANNELS:
+            copies = 1
+        side /= min(node.numbers.get("strides") or (1,)) or 1
+        if side > MAX_ENLARGEMENT:
+            raise _refused(f"an activation {side:g} times as large as the image", where)
+        if copies > MAX_COPIES:
+            raise _refused(f"a concatenation of {copies} tensors", where)
+        grown.update(dict.fromkeys(node.outputs, (side, copies)))
+
+
+def _resize_factor(node: _Node, initializers: Mapping[str, memoryview], where: str) -> int:
+    import numpy as np
+
+    scales = initializers.get(node.inputs[2]) if len(node.inputs) == 3 else None
+    if dict(node.words) != _NEAREST or scales is None or node.inputs[1]:
+        raise _refused("a Resize that is not nearest by constant factors", where)
+    raw = dict(_fields(scales, where)).get(9)
+    factors = np.frombuffer(raw, np.float32) if isinstance(raw, memoryview) else np.zeros(0)
+    whole = factors.shape == (4,) and np.isin(factors, range(1, MAX_ENLARGEMENT + 1)).all()
+    if not whole or (factors[:2] != 1).any():
+        raise _refused(f"a Resize by {[float(f) for f in factors[:4]]}", where)
+    return int(factors.max())
+
+
+def _check_node(node: memoryview, where: str) -> _Node:
     operator = domain = ""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    words: dict[str, str] = {}
+    numbers: dict[str, tuple[int, ...]] = {}
     for number, value in _fields(node, where):
-        if number == 4:
+        if number == 1:
+            inputs.append(_text(value, where))
+        elif number == 2:
+            outputs.append(_text(value, where))
+        elif number == 4:
             operator = _text(value, where)
         elif number == 7:
             domain = _text(value, where)
         elif number == 5:
-            _check_attribute(_bytes(value, where), where)
+            name, word, integers = _check_attribute(_bytes(value, where), where)
+            words |= {name: word} if word else {}
+            numbers[name] = integers
         elif number == 8:
             raise _refused("an overloaded function call", where)
     domain = "" if domain == "ai.onnx" else domain
     if operator not in ALLOWED.get(domain, ()):
         name = f"{domain}.{operator}" if domain else operator
         raise _refused(f"operator {name!r} is not allowed", where)
-    return operator
+    for name in _WINDOW_ATTRIBUTES:
+        # A negative number is a huge one in this encoding.
+        if max(numbers.get(name, ()), default=0) > MAX_WINDOW:
+            raise _refused(f"{name} above {MAX_WINDOW} in {operator}", where)
+    return _Node(operator, tuple(inputs), tuple(outputs), words, numbers)
 
 
-def _check_attribute(attribute: memoryview, where: str) -> None:
+def _check_attribute(attribute: memoryview, where: str) -> tuple[str, str, tuple[int, ...]]:
+    """Name, string and integers of an attribute."""
+    name = word = ""
+    integers: list[int] = []
     for number, value in _fields(attribute, where):
-        if number in (5, 10):
+        if number == 1:
+            name = _text(value, where)
+        elif number == 4:
+            word = _text(value, where)
+        elif number == 8:
+            integers += [value] if isinstance(value, int) else list(_varints(value, where))
+        elif number in (5, 10):
             _check_tensor(_bytes(value, where), where)
         elif number in (6, 11, 22, 23):
             raise _refused("a subgraph or sparse tensor in an attribute", where)
+    return name, word, tuple(integers)
 
 
 def _check_tensor(tensor: memoryview, where: str) -> str:

@@ -11,7 +11,7 @@ from qdr_edge.errors import ExportError
 from qdr_export.onnx_graph import GraphBuilder, GraphView, attributes
 
 # Operators that hand codes on: their output keeps their input's zero point.
-_CODE_KEEPING = ("MaxPool", "Flatten")
+_CODE_KEEPING = ("MaxPool", "Flatten", "Resize")
 
 # Adds what replaces a node and returns True, or returns False to have it copied.
 Rule = Callable[["Rewriter", NodeProto], bool]
@@ -113,21 +113,32 @@ def is_float_layer(view: GraphView, node: NodeProto) -> bool:
     )
 
 
-def after_relu(view: GraphView) -> dict[str, bool]:
-    """For every quantized activation, whether a Relu made it, so that no code is negative."""
-    positive: dict[str, bool] = {}
+def rectified(view: GraphView) -> dict[str, float]:
+    """The quantized activations that hold no negative value, and the largest value let through.
+
+    Relu lets everything through (infinity), Clip(0, 6) up to 6.
+    """
+    largest: dict[str, float] = {}
     for node in view.of_type("QuantizeLinear"):
         source = code_source(view, node)
         producer = view.producer(node.input[0])
-        if source is not None and source in positive:
-            positive[node.output[0]] = positive[source]
-        else:
-            positive[node.output[0]] = producer is not None and producer.op_type == "Relu"
-    return positive
+        if source is not None:
+            if source in largest:
+                largest[node.output[0]] = largest[source]
+        elif producer is not None and is_rectifier(producer):
+            bound = view.constants[producer.input[2]] if producer.op_type == "Clip" else np.inf
+            largest[node.output[0]] = float(bound)
+    return largest
+
+
+def is_rectifier(node: NodeProto) -> bool:
+    """Whether a node is an activation that cuts off below 0; every Clip of the canonical graph is
+    a ReLU6."""
+    return node.op_type in ("Relu", "Clip")
 
 
 def code_source(view: GraphView, quantize: NodeProto) -> str | None:
-    """The quantized tensor whose codes a Q hands on, if MaxPool or Flatten made its input."""
+    """The quantized tensor whose codes a Q hands on, if one of _CODE_KEEPING made its input."""
     producer = view.producer(quantize.input[0])
     if producer is None or producer.op_type not in _CODE_KEEPING:
         return None
