@@ -26,6 +26,7 @@ INTERRUPTED = 130
 ORDER = (
     "data",
     "train",
+    "import",
     "export",
     "lint",
     "inspect",

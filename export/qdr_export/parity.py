@@ -15,7 +15,15 @@ import numpy as np
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.decision import DecisionRule, label_decisions, label_scores
 from qdr_export.emission import Emission
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, TRAINER_PROBES, Outputs, as_written
+from qdr_export.rungs import (
+    FLOAT_TWIN,
+    REFERENCE,
+    SOURCE,
+    TRAINER,
+    TRAINER_PROBES,
+    Outputs,
+    as_written,
+)
 
 # A scheme with free scales, and a layer in float, round differently from runtime to runtime.
 ROUNDING_STEPS = 3
@@ -102,11 +110,12 @@ def compare_rungs(
     """
     rungs = []
     for name in TRAINER_PROBES:
-        role = GATES if name == "trainer" else INFORMS
+        role = GATES if name == TRAINER else INFORMS
         if name in outputs.logits:
-            rungs.append(_rung(name, role, "torch", outputs, rule, images))
-        elif role == GATES:
-            reason = "the images are not those the trainer saw, or it wrote no probe"
+            runtime = "ONNX Runtime, at import" if name == SOURCE else "torch"
+            rungs.append(_rung(name, role, runtime, outputs, rule, images))
+        elif role == GATES and SOURCE not in outputs.logits:
+            reason = "the images are not those the checkpoint's probe is of, or it has none"
             rungs.append(Rung(name, role, UNAVAILABLE, reason=reason))
     for name, artefact in emission.artefacts.items():
         if name in outputs.logits:

@@ -7,17 +7,20 @@ user says how they were made (--mean, --std). Both are one affine map for each c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qdr_edge.errors import ExportError
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
-from qdr_export.importer.drafts import PIXELS, Grid
+from qdr_export.importer.drafts import PIXELS, Draft, Grid
+from qdr_export.importer.findings import Findings
 
 ALL_PIXELS = np.arange(256)
 # A code this near to a tie between two may be rounded either way by a runtime's float32.
 _TIE = 1e-3
+_SHARES = (0.0, 0.01, -0.01, 0.05, -0.05, 0.25, -0.25, 0.4, -0.4)
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,38 @@ class Affine:
     def codes(self, grid: Grid) -> NDArray[np.float64]:
         """Codes of every pixel value before rounding, [3, 256]."""
         real = ALL_PIXELS * self.weight[:, None] + self.bias[:, None]
-        result: NDArray[np.float64] = np.clip(real / grid.scale + grid.zero_point, 0, 255)
-        return result
+        return _saturated(real / grid.scale, grid)
+
+    def rounded(self, grid: Grid) -> NDArray[np.float64]:
+        """Codes of every pixel value as a runtime computes them in float32, [3, 256]."""
+        weight, bias = self.float32
+        real = ALL_PIXELS.astype(np.float32) * weight[:, None] + bias[:, None]
+        return _saturated(np.rint(real / np.float32(grid.scale)), grid)
 
     def is_exact(self, grid: Grid) -> bool:
         """Whether no pixel value lies near a tie, so that every runtime rounds it alike."""
         weight, bias = self.float32
         steps = Affine(weight.astype(np.float64), bias.astype(np.float64)).codes(grid)
         return bool((np.abs(steps - np.floor(steps) - 0.5) > _TIE).all())
+
+    def away_from_ties(self, grid: Grid, wanted: NDArray[np.float64]) -> Affine:
+        """The same map, its bias moved by less than a step so that no pixel value lies near a tie.
+
+        A calibrated range of all pixel values puts each of them half-way between two codes, where
+        the last bit of a float decides.
+
+        Args:
+            grid: The codes it is rounded to.
+            wanted: Codes that the file itself gives, [3, 256]; the best match is taken.
+        """
+        if self.is_exact(grid):
+            return self
+        moved = [
+            Affine(self.weight, self.bias + share * grid.scale)
+            for share in sorted(_SHARES, key=abs)
+        ]
+        settled = [affine for affine in moved if affine.is_exact(grid)] or [self]
+        return min(settled, key=lambda affine: (affine.rounded(grid) != wanted).sum())
 
 
 @dataclass(frozen=True)
@@ -86,8 +113,45 @@ class MeanStd:
         result: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
         return result
 
+    def codes(self, grid: Grid) -> NDArray[np.float64]:
+        """Codes of every pixel value as a runtime computes them in float32, [3, 256]."""
+        every = np.broadcast_to(ALL_PIXELS.astype(np.uint8), (1, 3, 1, 256))
+        return _saturated(np.rint(self.apply(every)[0, :, 0] / np.float32(grid.scale)), grid)
+
     @property
     def affine(self) -> Affine:
         """The same as one multiplication and one addition."""
         mean, std = np.array(self.mean), np.array(self.std)
         return Affine(1 / (255 * std), -mean / std)
+
+
+def settle_ties(drafts: list[Draft], pixels: MeanStd | None, findings: Findings) -> None:
+    """Make every runtime round pixels alike, and as the file does as far as it can be said.
+
+    Args:
+        drafts: Those of `normalize` are changed.
+        pixels: How the file's float input is made; None if its graph says it.
+        findings: Where the codes that differ are told.
+    """
+    for draft in drafts:
+        if draft.affine is None or draft.grid is None:
+            continue
+        stored = Affine(*(part.astype(np.float64) for part in draft.affine))
+        wanted = pixels.codes(draft.grid) if pixels else stored.rounded(draft.grid)
+        settled = stored.away_from_ties(draft.grid, wanted)
+        draft.affine = settled.float32
+        differ = int((settled.rounded(draft.grid) != wanted).sum())
+        if settled is not stored or differ:
+            findings.normalised(
+                "pixel-ties",
+                draft.place,
+                "pixel values lay half-way between two codes: the bias moved by "
+                f"{float(np.abs(settled.bias - stored.bias).max() / draft.grid.scale):.2g} steps, "
+                f"{differ} of {wanted.size} codes differ by one",
+                exact=not differ,
+            )
+
+
+def _saturated(steps: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
+    codes: NDArray[np.float64] = np.clip(steps.astype(np.float64) + grid.zero_point, 0, 255)
+    return codes

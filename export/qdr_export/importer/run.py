@@ -23,9 +23,9 @@ from qdr_export.importer import grids
 from qdr_export.importer.constants import fold
 from qdr_export.importer.drafts import Draft
 from qdr_export.importer.findings import Findings, Normalisation
-from qdr_export.importer.lifting import Lifter, Lifting
+from qdr_export.importer.lifting import Lifting, lift
 from qdr_export.importer.normalising import Network, normalise
-from qdr_export.importer.pixels import MeanStd
+from qdr_export.importer.pixels import MeanStd, settle_ties
 from qdr_export.importer.proof import Proof, prove
 from qdr_export.importer.reading import Source, read_source
 from qdr_export.importer.source import SourceRunner, calibrate
@@ -103,7 +103,7 @@ def import_model(
     findings = Findings(str(request.model))
     step("reading the file")
     content = _content(request.model)
-    source, lifting = lift(content, request, findings)
+    source, lifting = read_operators(content, request, findings)
     _check_meaning(source, lifting, request)
     spec = PreprocessSpec(request.modality, source.size, **(request.preprocess or {}))
     every = read_csv(request.data, request.labels)
@@ -115,6 +115,7 @@ def import_model(
         drafts = grids.settle(drafts, findings)
     grids.report_gaps(drafts, findings)
     findings.check()
+    settle_ties(drafts, request.pixels, findings)
     network = normalise(drafts, findings)
     step("proving on the validation and test images")
     checkpoint = _checkpoint(name or out.resolve().name, request, spec, network)
@@ -132,7 +133,7 @@ def import_model(
     return Imported(out, checkpoint, tuple(findings.normalisations), proof)
 
 
-def lift(content: bytes, request: Request, findings: Findings) -> tuple[Source, Lifting]:
+def read_operators(content: bytes, request: Request, findings: Findings) -> tuple[Source, Lifting]:
     """The operators of a file.
 
     Raises:
@@ -151,7 +152,7 @@ def lift(content: bytes, request: Request, findings: Findings) -> tuple[Source, 
         )
     known = fold(source, findings)
     findings.check()
-    return source, Lifter(source, known, request.pixels, findings).lift()
+    return source, lift(source, known, request.pixels, findings)
 
 
 def _content(path: Path) -> bytes:
