@@ -94,7 +94,9 @@ def optimized(model: bytes) -> bytes:
         return path.read_bytes()
 
 
-def evaluator(model: bytes, threads: int = 0) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+def evaluator(
+    model: bytes, threads: int = 0, options: Mapping[str, str] | None = None
+) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
     """A function from the one input of any ONNX file to its outputs.
 
     It is for files that other tools made and that fit no Session: any input, any outputs. The
@@ -103,11 +105,13 @@ def evaluator(model: bytes, threads: int = 0) -> Callable[[NDArray[Any]], list[N
     Args:
         model: ONNX bytes.
         threads: Threads of one inference; 0 takes every core.
+        options: Session configuration entries.
 
     Raises:
         BackendError: ONNX Runtime is missing or refuses the model.
     """
-    session, _ = _create(model, default_options(), {"intra_op_num_threads": threads})
+    entries = {**default_options(), **(options or {})}
+    session, _ = _create(model, entries, {"intra_op_num_threads": threads})
     name = session.get_inputs()[0].name
     return lambda value: session.run(None, {name: value})
 

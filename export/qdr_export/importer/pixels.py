@@ -19,8 +19,9 @@ from qdr_export.importer.findings import Findings
 
 ALL_PIXELS = np.arange(256)
 # A code this near to a tie between two may be rounded either way by a runtime's float32.
-_TIE = 1e-3
-_SHARES = (0.0, 0.01, -0.01, 0.05, -0.05, 0.25, -0.25, 0.4, -0.4)
+_TIE = 5e-4
+# How far a bias may be moved away from ties, in steps.
+_SHIFTS = tuple(sign * size for size in (0.001, 0.002, 0.005, 0.02, 0.1, 0.25) for sign in (1, -1))
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,7 @@ class Affine:
         """
         if self.is_exact(grid):
             return self
-        moved = [
-            Affine(self.weight, self.bias + share * grid.scale)
-            for share in sorted(_SHARES, key=abs)
-        ]
+        moved = [Affine(self.weight, self.bias + shift * grid.scale) for shift in _SHIFTS]
         settled = [affine for affine in moved if affine.is_exact(grid)] or [self]
         return min(settled, key=lambda affine: (affine.rounded(grid) != wanted).sum())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -26,10 +26,16 @@ class SourceRunner:
         pixels: How its float input is made of pixels; None if it reads pixels.
         tensors: Names of the tensors to answer with.
         threads: Threads of ONNX Runtime; 0 takes every core.
+        options: Of ONNX Runtime's session.
     """
 
     def __init__(
-        self, source: Source, pixels: MeanStd | None, tensors: Sequence[str], threads: int = 0
+        self,
+        source: Source,
+        pixels: MeanStd | None,
+        tensors: Sequence[str],
+        threads: int = 0,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self._pixels = pixels
         self._from_input = [name == source.input for name in tensors]
@@ -40,7 +46,7 @@ class SourceRunner:
             if not is_input:
                 info = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
                 model.graph.output.append(info)
-        self._run = evaluator(model.SerializeToString(), threads)
+        self._run = evaluator(model.SerializeToString(), threads, options)
 
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """The tensors of a batch, uint8 [N, 3, S, S]; images go through one by one."""
