@@ -27,6 +27,7 @@ ORDER = (
     "data",
     "train",
     "quantize",
+    "import",
     "export",
     "lint",
     "parity",

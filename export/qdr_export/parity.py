@@ -25,7 +25,15 @@ from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.decision import DecisionRule, label_decisions, label_scores
 from qdr_edge.metrics import Estimate, paired_map_difference
 from qdr_export.emission import Emission
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, TRAINER_PROBES, Outputs, as_written
+from qdr_export.rungs import (
+    FLOAT_TWIN,
+    REFERENCE,
+    SOURCE,
+    TRAINER,
+    TRAINER_PROBES,
+    Outputs,
+    as_written,
+)
 
 # A scheme with free scales, and a layer in float, round differently from runtime to runtime.
 ROUNDING_STEPS = 3
@@ -185,11 +193,12 @@ def compare_rungs(
     compare = Comparison(outputs, rule, images, limits or Limits(), truth)
     rungs = [compare.twin(FLOAT_TWIN, outputs.versions[FLOAT_TWIN])]
     for name in TRAINER_PROBES:
-        gates = name == "trainer"
+        gates = name == TRAINER
         if name in outputs.logits:
-            rungs.append(compare.rung(name, "torch", exact=exact, gates=gates))
-        elif gates:
-            reason = "the images are not those the trainer saw, or it wrote no probe"
+            runtime = "ONNX Runtime, at import" if name == SOURCE else "torch"
+            rungs.append(compare.rung(name, runtime, exact=exact, gates=gates))
+        elif gates and SOURCE not in outputs.logits:
+            reason = "the images are not those the checkpoint's probe is of, or it has none"
             rungs.append(Rung(name, GATES, UNAVAILABLE, reason=reason))
     for name in ladder_order({n: a.backend for n, a in emission.artefacts.items()}):
         artefact = emission.artefacts[name]

@@ -25,8 +25,12 @@ from qdr_export.run_folder import Student
 Logits = NDArray[np.float32]
 
 REFERENCE, FLOAT_TWIN = "reference", "float twin"
+TRAINER, SOURCE = "trainer", "source"
+"""Where a checkpoint comes from: `source` is the file of an imported one, run by ONNX Runtime
+when it was imported."""
 TRAINER_PROBES = {
-    "trainer": "reference_logits",
+    TRAINER: "reference_logits",
+    SOURCE: "source_logits",
     "trainer in QAT form": "qat_logits",
     "trainer in float": "float_logits",
 }
@@ -156,7 +160,7 @@ def _sessions(emission: Emission, threads: int) -> dict[str, Session]:
 
 
 def _probes(student: Student) -> dict[str, Logits]:
-    """The trainer's logits, if they are of these very rows."""
+    """Logits that came with the checkpoint, if they are of these very rows."""
     if not student.same_data:
         return {}
     rows = len(student.samples)

@@ -34,7 +34,7 @@ from qdr_export.operating_point import OperatingPoint
 from qdr_export.parity import GATES, RAN, ParityReport, rounding_steps
 from qdr_export.profiles import Profile
 from qdr_export.run_folder import Student
-from qdr_export.rungs import REFERENCE, Outputs
+from qdr_export.rungs import REFERENCE, SOURCE, TRAINER, Outputs
 from qdr_export.sbom import make_sbom
 
 CANONICAL_ENTRY = "network/canonical.onnx"
@@ -146,10 +146,15 @@ def tolerance_steps(profile: Profile, checkpoint: Checkpoint) -> int:
 
 
 def is_proven(parity: ParityReport) -> bool:
-    """Whether the trainer and at least one runtime were compared, and no decision flipped."""
-    ran = [rung for rung in parity.rungs if rung.role == GATES and rung.status == RAN]
-    compared_with_trainer = any(rung.name == "trainer" for rung in ran)
-    return not parity.failures and compared_with_trainer and len(ran) > 1
+    """Whether the origin and at least one runtime were compared, and no decision flipped.
+
+    The origin is the trainer or, of an imported checkpoint, the file it was made of. That file may
+    differ by roundings that it leaves out, so it forbids no sealing; but it must decide alike.
+    """
+    ran = [rung for rung in parity.rungs if rung.status == RAN]
+    runtimes = [rung for rung in ran if rung.role == GATES and rung.name != TRAINER]
+    origin = [rung for rung in ran if rung.name in (TRAINER, SOURCE) and not rung.flips]
+    return not parity.failures and bool(origin) and bool(runtimes)
 
 
 def read_back_summary(emission: Emission) -> dict[str, Any]:

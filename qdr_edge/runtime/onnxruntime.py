@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import BackendError
@@ -110,6 +110,28 @@ def optimized(model: bytes) -> bytes:
         path = Path(folder, "optimized.onnx")
         _create(model, default_options(), {"optimized_model_filepath": str(path)})
         return path.read_bytes()
+
+
+def evaluator(
+    model: bytes, threads: int = 0, options: Mapping[str, str] | None = None
+) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    """A function from the one input of any ONNX file to its outputs.
+
+    It is for files that other tools made and that fit no Session: any input, any outputs. The
+    caller has made sure that the file refers to no other.
+
+    Args:
+        model: ONNX bytes.
+        threads: Threads of one inference; 0 takes every core.
+        options: Session configuration entries.
+
+    Raises:
+        BackendError: ONNX Runtime is missing or refuses the model.
+    """
+    entries = {**default_options(), **(options or {})}
+    session, _ = _create(model, entries, {"intra_op_num_threads": threads})
+    name = session.get_inputs()[0].name
+    return lambda value: session.run(None, {name: value})
 
 
 def _create(
