@@ -29,7 +29,7 @@ from qdr_bench.environment import ProcTree, environment, machine_state
 from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
 from qdr_edge.runtime.ir_check import pack_ir
-from qdr_export.readback import read_back
+from qdr_export.proof.readback import read_back
 
 MOST = 1.05
 INT8_SHARE = 0.9

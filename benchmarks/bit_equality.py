@@ -32,9 +32,9 @@ from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.runtime import open_model
 from qdr_edge.samples import read_csv
 from qdr_edge.scheme import SCHEMES, QuantScheme
+from qdr_export.proof.rungs import AS_WRITTEN
 from qdr_export.reference import Reference
-from qdr_export.rungs import AS_WRITTEN
-from qdr_export.seal import CANONICAL_ENTRY
+from qdr_export.sealing.seal import CANONICAL_ENTRY
 
 FAMILIES = ("qdr-small", "resnet50", "mobilenetv3-small")
 TARGETS = ("ort-x86", "openvino")

@@ -19,7 +19,7 @@ from qdr_edge.graph import INPUT, SCALE_KEEPING, Graph, Node
 from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec
 from qdr_edge.scheme import EXACT, QuantScheme
-from qdr_export.float_twin import build_float_twin
+from qdr_export.graph.float_twin import build_float_twin
 
 SIZE = 64
 LABELS = LabelSet.custom(("NOR", "AMD", "DR", "RVO"), "test")

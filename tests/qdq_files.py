@@ -15,7 +15,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec
-from qdr_export.float_twin import build_float_twin
+from qdr_export.graph.float_twin import build_float_twin
+from qdr_export.graph.onnx_graph import GraphView
 from qdr_export.importer import grids
 from qdr_export.importer.findings import Findings
 from qdr_export.importer.lifting import Lifting
@@ -24,8 +25,7 @@ from qdr_export.importer.pixels import MeanStd, settle_ties
 from qdr_export.importer.reading import Source
 from qdr_export.importer.run import Request, read_operators
 from qdr_export.importer.source import SourceRunner
-from qdr_export.onnx_graph import GraphView
-from qdr_export.rungs import AS_WRITTEN
+from qdr_export.proof.rungs import AS_WRITTEN
 from tests.networks import LABELS, SIZE, checkpoint
 
 CENTRED = MeanStd((128 / 255,) * 3, (64 / 255,) * 3)

@@ -11,7 +11,7 @@ import numpy as np
 from qdr_edge.checkpoint import save_checkpoint
 from qdr_edge.preprocess import load_image
 from qdr_edge.samples import read_csv, write_csv
-from qdr_export.canonical import build_canonical
+from qdr_export.graph.canonical import build_canonical
 from qdr_export.reference import Reference
 from qdr_train.synth import generate
 from tests.networks import checkpoint

@@ -13,13 +13,13 @@ from qdr_edge.errors import ExportError
 from qdr_edge.runtime import Availability, availability
 from qdr_edge.runtime.ir_check import is_ir
 from qdr_edge.target import host, version_in
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
-from qdr_export.float_twin import build_float_twin
-from qdr_export.lint import Finding, lint_model
-from qdr_export.maps import add_float_maps, add_maps
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.float_twin import build_float_twin
+from qdr_export.graph.maps import add_float_maps, add_maps
+from qdr_export.lint.check import Finding, lint_model
 from qdr_export.profiles import Profile
-from qdr_export.readback import Readback, read_back
+from qdr_export.proof.readback import Readback, read_back
 
 READABLE = ("onnxruntime", "openvino")
 # Backends whose artefacts carry the second output, where one is asked for.

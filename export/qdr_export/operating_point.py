@@ -11,8 +11,8 @@ from qdr_edge.gate import GateLimits, fit_limits
 from qdr_edge.manifest import Decisions
 from qdr_edge.metrics import Estimate, Evaluation, evaluate, paired_map_difference
 from qdr_edge.operating_point import Fitted, Target
+from qdr_export.proof.rungs import FLOAT_TWIN, REFERENCE, Outputs
 from qdr_export.run_folder import Student
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
 
 QUALITY_COLUMN, UNGRADABLE_QUALITY = "quality", "3"
 """A table's optional column of grades, 0 (good) to 3 (ungradable)."""

@@ -19,10 +19,11 @@ from qdr_edge.keys import SigningKey
 from qdr_edge.operating_point import Target
 from qdr_edge.preprocess import load_image
 from qdr_export.emission import Emission, emit_all
-from qdr_export.golden import make_golden
-from qdr_export.map_evidence import MapEvidence, judge_maps
 from qdr_export.operating_point import OperatingPoint, fit_operating_point
-from qdr_export.parity import (
+from qdr_export.profiles import Profile
+from qdr_export.proof.map_evidence import MapEvidence, judge_maps
+from qdr_export.proof.page import render
+from qdr_export.proof.parity import (
     GATES,
     Limits,
     ParityReport,
@@ -30,12 +31,11 @@ from qdr_export.parity import (
     compare_rungs,
     computes_integers,
 )
-from qdr_export.parity_page import render
-from qdr_export.profiles import Profile
+from qdr_export.proof.rungs import open_artefact, run_rungs
 from qdr_export.reference import Reference
 from qdr_export.run_folder import Student
-from qdr_export.rungs import open_artefact, run_rungs
-from qdr_export.seal import (
+from qdr_export.sealing.golden import make_golden
+from qdr_export.sealing.seal import (
     is_proven,
     logit_step,
     read_back_summary,

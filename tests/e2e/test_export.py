@@ -24,12 +24,12 @@ from qdr_edge.preprocess import load_image
 from qdr_edge.runtime import Availability
 from qdr_edge.samples import read_csv, write_csv
 from qdr_export import emission
-from qdr_export.canonical import build_canonical
+from qdr_export.commands.tables import print_parity
+from qdr_export.graph.canonical import build_canonical
 from qdr_export.pipeline import Exported, export_student
 from qdr_export.profiles import DEFAULT_TARGETS, load_profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import find_students
-from qdr_export.tables import print_parity
 from tests.networks import checkpoint, with_float
 from tests.runs import small_run
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from qdr_edge.checkpoint import load_checkpoint
 from qdr_edge.errors import CheckpointError, OutputError, QdrError, RecipeError
 from qdr_edge.files import sha256_file
-from qdr_export.canonical import build_canonical
+from qdr_export.graph.canonical import build_canonical
 from qdr_export.reference import Reference
 from qdr_train.commands.quantize import quantize
 from qdr_train.commands.train import train

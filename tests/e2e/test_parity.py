@@ -20,13 +20,13 @@ from qdr_edge.commands.run import run as run_command
 from qdr_edge.errors import BackendError, BundleError, DatasetError, ParityError
 from qdr_edge.keys import SigningKey, TrustStore
 from qdr_edge.samples import read_csv, write_csv
-from qdr_export.bundle_parity import DRAWN_IMAGES, compare_bundle, draw
-from qdr_export.parity import FAILED, HELD, UNSURE, Limits
-from qdr_export.parity_cli import parity
+from qdr_export.commands.parity import parity
 from qdr_export.pipeline import Exported, export_student
 from qdr_export.profiles import load_profile, profile_names, target_names
+from qdr_export.proof.bundle_parity import DRAWN_IMAGES, compare_bundle, draw
+from qdr_export.proof.parity import FAILED, HELD, UNSURE, Limits
 from qdr_export.run_folder import find_students, student_stem
-from qdr_export.seal import CANONICAL_ENTRY
+from qdr_export.sealing.seal import CANONICAL_ENTRY
 from tests.runs import small_run
 
 HERE = ("ort-x86", "openvino", "openvino-ir")

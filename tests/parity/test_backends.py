@@ -10,13 +10,13 @@ from qdr_edge.runtime import open_model
 from qdr_edge.runtime.onnx_check import largest_int8
 from qdr_edge.runtime.onnxruntime import optimized
 from qdr_edge.scheme import EXACT_WIDE, PORTABLE
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
 from qdr_export.emit.rewrite import Rewriter, to_bytes
-from qdr_export.float_twin import build_float_twin
-from qdr_export.readback import read_back
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.float_twin import build_float_twin
+from qdr_export.proof.readback import read_back
+from qdr_export.proof.rungs import AS_WRITTEN
 from qdr_export.reference import Reference
-from qdr_export.rungs import AS_WRITTEN
 from tests.networks import FAMILIES, Sketch, checkpoint, from_sketch, images
 
 BACKENDS = {"onnxruntime": "onnxruntime-x86", "openvino": "openvino"}

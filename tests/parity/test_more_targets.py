@@ -9,12 +9,12 @@ from onnx import TensorProto
 
 from qdr_edge.runtime import ir_check, onnx_check, open_model
 from qdr_edge.scheme import EXACT, EXACT_WIDE, PORTABLE, QuantScheme
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
-from qdr_export.lint import lint_model
-from qdr_export.maps import add_maps
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.maps import add_maps
+from qdr_export.lint.check import lint_model
+from qdr_export.proof.rungs import AS_WRITTEN
 from qdr_export.reference import Reference
-from qdr_export.rungs import AS_WRITTEN
 from tests.networks import FAMILIES, checkpoint, from_sketch, images
 from tests.sketches import OPERATORS
 
@@ -49,7 +49,7 @@ def test_arm_graph_runs_every_product_in_int8_where_int8_stays(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qdr_edge.runtime import onnxruntime
-    from qdr_export.readback import read_back
+    from qdr_export.proof.readback import read_back
 
     plain = onnxruntime.default_options()
     monkeypatch.setattr(onnxruntime, "default_options", lambda: {**plain, **AS_ON_ARM})

@@ -16,15 +16,15 @@ from qdr_edge.graph import Node
 from qdr_edge.runtime import open_model
 from qdr_edge.runtime.onnxruntime import optimized
 from qdr_edge.scheme import EXACT, EXACT_WIDE, PORTABLE, U8, QuantScheme
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter, openvino, ties
-from qdr_export.lint import lint_model
-from qdr_export.onnx_graph import GraphBuilder, GraphView
-from qdr_export.operators import add_operator
-from qdr_export.parity import ROUNDING_STEPS
-from qdr_export.readback import read_back
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.onnx_graph import GraphBuilder, GraphView
+from qdr_export.graph.operators import add_operator
+from qdr_export.lint.check import lint_model
+from qdr_export.proof.parity import ROUNDING_STEPS
+from qdr_export.proof.readback import read_back
+from qdr_export.proof.rungs import AS_WRITTEN
 from qdr_export.reference import Reference
-from qdr_export.rungs import AS_WRITTEN
 from tests.networks import FAMILIES, checkpoint, from_sketch, images
 from tests.sketches import OPERATORS, random_network, uniform
 

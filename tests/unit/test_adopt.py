@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qdr_edge.scheme import EXACT, PORTABLE, U8, QuantScheme
-from qdr_export.canonical import build_canonical
+from qdr_export.graph.canonical import build_canonical
 from qdr_export.reference import Reference
 from qdr_train.adopt.build import build_own
 from qdr_train.adopt.convert import Adopted, adopt

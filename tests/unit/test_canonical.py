@@ -12,9 +12,9 @@ import pytest
 from qdr_edge.errors import ExportError
 from qdr_edge.labels import LabelSet
 from qdr_edge.scheme import EXACT, PORTABLE
-from qdr_export.canonical import build_canonical, is_power_of_two, quantize_weights
-from qdr_export.float_twin import build_float_twin
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.canonical import build_canonical, is_power_of_two, quantize_weights
+from qdr_export.graph.float_twin import build_float_twin
+from qdr_export.graph.onnx_graph import GraphView, attributes
 from tests.networks import FAMILIES, LABELS, SIZE, checkpoint
 
 

@@ -10,9 +10,9 @@ from onnx import NodeProto
 
 from qdr_edge.graph import Graph
 from qdr_edge.scheme import EXACT, U8, QuantScheme
-from qdr_export.canonical import build_canonical
 from qdr_export.emit.onnxruntime import emit
-from qdr_export.onnx_graph import GraphView
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.onnx_graph import GraphView
 from tests.networks import FAMILIES, Sketch, checkpoint, from_sketch
 
 

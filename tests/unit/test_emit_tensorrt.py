@@ -11,15 +11,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qdr_edge.errors import ExportError
 from qdr_edge.scheme import PORTABLE
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
 from qdr_export.emit.halves import round_explicitly
 from qdr_export.emit.tensorrt import emit as emit_10
 from qdr_export.emit.tensorrt11 import emit as emit_11
-from qdr_export.lint import lint_model
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.onnx_graph import GraphView, attributes
+from qdr_export.lint.check import lint_model
+from qdr_export.proof.rungs import open_as_written
 from qdr_export.reference import Reference
-from qdr_export.rungs import open_as_written
 from tests.networks import FAMILIES, Sketch, checkpoint, from_sketch, images, with_float
 
 FORMS = {"tensorrt-10": emit_10, "tensorrt-11": emit_11}

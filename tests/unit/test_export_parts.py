@@ -16,7 +16,7 @@ from qdr_export.emission import Artefact, Emission
 from qdr_export.emit import emitter
 from qdr_export.profiles import DEFAULT_TARGETS, load_profile, profile_names, suited
 from qdr_export.run_folder import file_stem, find_students
-from qdr_export.sbom import make_sbom
+from qdr_export.sealing.sbom import make_sbom
 
 
 def test_every_profile_loads_and_names_an_emitter() -> None:

@@ -20,15 +20,15 @@ from qdr_edge.errors import CheckpointError, RecipeError
 from qdr_edge.graph import Graph
 from qdr_edge.runtime import open_model
 from qdr_edge.scheme import EXACT, PORTABLE, QuantScheme
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
-from qdr_export.float_twin import build_float_twin
-from qdr_export.lint import lint_model
-from qdr_export.parity import ROUNDING_STEPS, rounding_steps
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.float_twin import build_float_twin
+from qdr_export.lint.check import lint_model
 from qdr_export.profiles import DEFAULT_TARGETS, load_profile
-from qdr_export.readback import read_back
+from qdr_export.proof.parity import ROUNDING_STEPS, rounding_steps
+from qdr_export.proof.readback import read_back
+from qdr_export.proof.rungs import open_as_written
 from qdr_export.reference import Reference
-from qdr_export.rungs import open_as_written
 from qdr_train.models import build
 from qdr_train.quant.exclude import float_layers
 from qdr_train.quant.qat import prepare_qat, reference_form, set_phase, to_network

@@ -9,7 +9,7 @@ import pytest
 
 from qdr_edge.decision import DecisionRule, decide
 from qdr_edge.labels import LabelSet
-from qdr_export.golden import _clear_first, _is_clear, _margin, _Seen
+from qdr_export.sealing.golden import _clear_first, _is_clear, _margin, _Seen
 
 LABELS = LabelSet.custom(("NOR", "AMD", "DR"), "test")
 RULE = DecisionRule(LABELS, 1.0, (0.5, -1.0, 2.0))

@@ -12,7 +12,7 @@ from qdr_edge.gate import GateLimits, default_limits
 from qdr_edge.gate.features import FEATURES
 from qdr_edge.gate.limits import SPANS
 from qdr_edge.preprocess import PreprocessSpec
-from qdr_export.golden import Pixels, _drawn, _invalid, _Pipeline, _ungradable
+from qdr_export.sealing.golden import Pixels, _drawn, _invalid, _Pipeline, _ungradable
 from tests.bundles import LABELS
 
 

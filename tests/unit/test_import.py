@@ -8,7 +8,7 @@ from onnxruntime.quantization import QuantType
 
 from qdr_edge.labels import LabelSet
 from qdr_edge.scheme import EXACT, EXACT_WIDE, PORTABLE, U8, QuantScheme
-from qdr_export.canonical import build_canonical, quantize_weights
+from qdr_export.graph.canonical import build_canonical, quantize_weights
 from qdr_export.reference import Reference
 from tests import qdq_files
 from tests.networks import FAMILIES, LABELS, checkpoint

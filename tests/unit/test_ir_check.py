@@ -11,8 +11,8 @@ import pytest
 from qdr_edge.errors import BackendError, BundleError
 from qdr_edge.runtime import open_model
 from qdr_edge.runtime.ir_check import MAGIC, check_ir, pack_ir, split_ir
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
+from qdr_export.graph.canonical import build_canonical
 from tests.networks import FAMILIES, checkpoint
 
 Edit = Callable[[bytes], bytes]

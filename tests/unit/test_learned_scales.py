@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from qdr_edge.runtime import open_model
 from qdr_edge.scheme import EXACT, PORTABLE, SCHEMES, QuantScheme
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
+from qdr_export.graph.canonical import build_canonical
 from qdr_export.reference import Reference
 from qdr_train.models import Classifier, build
 from qdr_train.quant.qat import prepare_qat, reference_form, set_phase, to_network

@@ -9,10 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qdr_edge.errors import ExportError
 from qdr_edge.scheme import EXACT_WIDE, PORTABLE, QuantScheme
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
-from qdr_export.lint import lint_model
-from qdr_export.lint_rules import RULES
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.lint.check import lint_model
+from qdr_export.lint.rules import RULES
 from qdr_export.profiles import DEFAULT_TARGETS, load_profile
 from tests.networks import FAMILIES, checkpoint
 

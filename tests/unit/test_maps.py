@@ -8,12 +8,12 @@ import pytest
 from qdr_edge.errors import BackendError, BundleError, ExportError
 from qdr_edge.overlay import overlay
 from qdr_edge.runtime import MapSession, open_model
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
-from qdr_export.float_twin import build_float_twin
-from qdr_export.map_agreement import compare_maps
-from qdr_export.maps import add_float_maps, add_maps, has_maps
-from qdr_export.readback import read_back
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.float_twin import build_float_twin
+from qdr_export.graph.maps import add_float_maps, add_maps, has_maps
+from qdr_export.proof.map_agreement import compare_maps
+from qdr_export.proof.readback import read_back
 from qdr_export.reference import Reference
 from tests.networks import FAMILIES, Sketch, checkpoint, from_sketch, images
 

@@ -10,8 +10,8 @@ import pytest
 from qdr_edge.errors import ExportError
 from qdr_edge.graph import Graph
 from qdr_edge.scheme import EXACT, PORTABLE, U8, QuantScheme
-from qdr_export.canonical import build_canonical
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.onnx_graph import GraphView, attributes
 from qdr_export.reference import Reference
 from tests.integers import interpret
 from tests.networks import FAMILIES, Sketch, checkpoint, from_sketch, images

@@ -15,7 +15,9 @@ from qdr_edge.labels import LabelSet
 from qdr_edge.metrics import Estimate
 from qdr_edge.runtime import Availability
 from qdr_export.emission import Artefact, Emission
-from qdr_export.parity import (
+from qdr_export.pipeline import _json_numbers, gate_error
+from qdr_export.profiles import load_profile
+from qdr_export.proof.parity import (
     FAILED,
     HELD,
     UNSURE,
@@ -25,10 +27,8 @@ from qdr_export.parity import (
     compare_rungs,
     metric_verdict,
 )
-from qdr_export.pipeline import _json_numbers, gate_error
-from qdr_export.profiles import load_profile
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
-from qdr_export.seal import is_proven
+from qdr_export.proof.rungs import FLOAT_TWIN, REFERENCE, Outputs
+from qdr_export.sealing.seal import is_proven
 from tests.networks import LABELS
 
 RULE = DecisionRule(LABELS, 1.0, (0.0, 0.5, 1.0, float("inf")))

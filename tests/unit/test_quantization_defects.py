@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from qdr_edge.runtime import open_model
 from qdr_edge.scheme import EXACT
-from qdr_export.canonical import build_canonical
 from qdr_export.emit import emitter
-from qdr_export.onnx_graph import GraphView
+from qdr_export.graph.canonical import build_canonical
+from qdr_export.graph.onnx_graph import GraphView
 from qdr_train.models import Classifier, build
 from qdr_train.quant.qat import float_form, prepare_qat, reference_form, set_phase, to_network
 from tests.networks import LABELS, images, of_graph

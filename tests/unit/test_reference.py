@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from qdr_edge.errors import ExportError
 from qdr_export import reference
-from qdr_export.canonical import build_canonical
+from qdr_export.graph.canonical import build_canonical
 from qdr_export.reference import Quantized, Reference
 from tests.networks import FAMILIES, checkpoint, images
 

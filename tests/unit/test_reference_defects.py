@@ -27,8 +27,8 @@ from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.runtime import open_model
 from qdr_edge.samples import SampleSet, read_csv
 from qdr_edge.scheme import EXACT, PORTABLE
-from qdr_export.canonical import build_canonical
 from qdr_export.emit.onnxruntime import emit
+from qdr_export.graph.canonical import build_canonical
 from qdr_train.data.augment import Augmentation
 from qdr_train.data.images import Images, network_input, predict
 from qdr_train.data.topcon import read_topcon

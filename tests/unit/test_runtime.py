@@ -98,7 +98,7 @@ def test_images_of_another_form_are_refused(backend: str, images: Any) -> None:
 
 def test_torch_computes_the_network_of_a_checkpoint() -> None:
     from qdr_edge.runtime.torch import open_checkpoint
-    from qdr_export.float_twin import build_float_twin
+    from qdr_export.graph.float_twin import build_float_twin
     from tests.networks import FAMILIES, checkpoint, from_sketch, images
     from tests.sketches import OPERATORS
 

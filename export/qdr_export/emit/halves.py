@@ -12,7 +12,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from qdr_export.emit.rewrite import Rewriter, to_bytes
-from qdr_export.onnx_graph import attributes
+from qdr_export.graph.onnx_graph import attributes
 
 
 def round_explicitly(model: bytes) -> bytes:

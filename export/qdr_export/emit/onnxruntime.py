@@ -37,7 +37,7 @@ from qdr_export.emit.rewrite import (
     to_bytes,
 )
 from qdr_export.emit.ties import quantizer_scale
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.onnx_graph import GraphView, attributes
 
 _INT8_MIN, _INT8_MAX = -128, 127
 _UINT8_MAX = 255

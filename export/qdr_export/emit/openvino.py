@@ -26,7 +26,7 @@ from onnx import NodeProto
 
 from qdr_export.emit.rewrite import Rewriter, code_source, is_rectifier, rectified, to_bytes
 from qdr_export.emit.ties import quantizer_scale
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.onnx_graph import GraphView, attributes
 
 _INT8_MAX = np.float32(127)
 _UNSIGNED_ZERO = np.uint8(0)

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from qdr_edge.errors import ExportError
-from qdr_export.onnx_graph import GraphBuilder, GraphView, attributes
+from qdr_export.graph.onnx_graph import GraphBuilder, GraphView, attributes
 
 # Operators that hand codes on: their output keeps their input's zero point.
 _CODE_KEEPING = ("MaxPool", "Flatten", "Resize")

@@ -30,7 +30,7 @@ from onnx import NodeProto, TensorProto
 from qdr_edge.errors import ExportError
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
 from qdr_export.emit.rewrite import Rewriter, is_pixels, to_bytes
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.onnx_graph import GraphView, attributes
 
 # Smaller matrix products are slower in int8 than in half precision.
 MIN_INT8_DIMENSION = 16

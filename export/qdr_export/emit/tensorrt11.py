@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto
 
 from qdr_export.emit import tensorrt
 from qdr_export.emit.rewrite import Rewriter, to_bytes
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.onnx_graph import GraphView, attributes
 
 # Operators that stay float16 between float16 layers: every constant they have may be float16 too.
 _ELEMENTWISE = ("Add", "Clip", "HardSigmoid", "HardSwish", "Mul", "Relu", "Sigmoid")

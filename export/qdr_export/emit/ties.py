@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from qdr_export.emit.rewrite import Rewriter
-from qdr_export.onnx_graph import GraphView
+from qdr_export.graph.onnx_graph import GraphView
 
 # Twice what ONNX Runtime's and OpenVINO's sigmoid were seen to be off, which is below 2⁻²³.
 _SIGMOID_ERROR = 2.0**-22

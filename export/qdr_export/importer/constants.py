@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from qdr_export.graph.onnx_graph import attributes
 from qdr_export.importer.findings import Findings
 from qdr_export.importer.reading import Source
-from qdr_export.onnx_graph import attributes
 
 Array = NDArray[Any]
 

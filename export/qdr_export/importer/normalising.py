@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qdr_edge.graph import INPUT, Graph, Node
 from qdr_edge.scheme import EXACT, EXACT_WIDE, INPUT_SCALE, PORTABLE, U8, QuantScheme
-from qdr_export.canonical import is_power_of_two
+from qdr_export.graph.canonical import is_power_of_two
 from qdr_export.importer.drafts import Draft, Weights
 from qdr_export.importer.findings import Findings
 from qdr_export.importer.pixels import Affine

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
+from qdr_export.graph.onnx_graph import attributes
 from qdr_export.importer.constants import Dequantized, Stored
 from qdr_export.importer.reading import Source
-from qdr_export.onnx_graph import attributes
 
 Attrs = dict[str, int | tuple[int, int]]
 

@@ -8,8 +8,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from qdr_edge.errors import ExportError
+from qdr_export.graph.onnx_graph import GraphView, label
 from qdr_export.importer.findings import Findings
-from qdr_export.onnx_graph import GraphView, label
 
 # Below 13 a QuantizeLinear has no axis and a Squeeze no axes input; every quantizer writes 13 or
 # later.

@@ -9,11 +9,11 @@ import numpy as np
 from onnx import NodeProto
 
 from qdr_edge.graph import INPUT
+from qdr_export.graph.onnx_graph import attributes
 from qdr_export.importer.drafts import PIXELS, Grid
 from qdr_export.importer.operators import ONE_BY_ONE, RefusedError
 from qdr_export.importer.pixels import Affine
 from qdr_export.importer.tracing import Lifted, Trace, Value
-from qdr_export.onnx_graph import attributes
 
 
 def quantize(trace: Trace, node: NodeProto) -> Value:

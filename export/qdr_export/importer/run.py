@@ -18,7 +18,7 @@ from qdr_edge.files import atomic_write, make_folder, sha256_bytes
 from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.samples import SampleSet, read_csv, write_csv
-from qdr_export.canonical import build_canonical, is_power_of_two
+from qdr_export.graph.canonical import build_canonical, is_power_of_two
 from qdr_export.importer import grids
 from qdr_export.importer.constants import fold
 from qdr_export.importer.drafts import Draft
@@ -31,7 +31,7 @@ from qdr_export.importer.reading import Source, read_source
 from qdr_export.importer.source import SourceRunner, calibrate
 from qdr_export.reference import Reference
 from qdr_export.run_folder import PROOF_SPLITS
-from qdr_export.seal import tool_versions
+from qdr_export.sealing.seal import tool_versions
 
 PROBE = "source_logits"
 FORMAT = "qdr-run"

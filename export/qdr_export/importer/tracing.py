@@ -14,13 +14,13 @@ import numpy as np
 from onnx import NodeProto
 
 from qdr_edge.graph import INPUT
+from qdr_export.graph.onnx_graph import label
 from qdr_export.importer.constants import Stored
 from qdr_export.importer.drafts import Draft, Grid
 from qdr_export.importer.findings import Findings
 from qdr_export.importer.operators import Attrs, RefusedError
 from qdr_export.importer.pixels import Affine
 from qdr_export.importer.reading import Source
-from qdr_export.onnx_graph import label
 
 UNCHANGED = ("Identity", "Dropout", "Cast")
 _AFTER_ENDING = ("QuantizeLinear", "DequantizeLinear", *UNCHANGED, "Flatten", "Reshape", "Squeeze")

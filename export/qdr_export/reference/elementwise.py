@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from qdr_export.canonical import is_power_of_two
+from qdr_export.graph.canonical import is_power_of_two
 from qdr_export.reference.values import FloatArray, Quantized, Value, real
 
 

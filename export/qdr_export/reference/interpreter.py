@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, ValueInfoProto
 
 from qdr_edge.errors import ExportError
-from qdr_export.onnx_graph import GraphView, attributes, label
+from qdr_export.graph.onnx_graph import GraphView, attributes, label
 from qdr_export.reference import elementwise, products, spatial
 from qdr_export.reference.values import Value, real
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from qdr_export.canonical import is_power_of_two
+from qdr_export.graph.canonical import is_power_of_two
 from qdr_export.reference.values import FloatArray, Quantized, Value, pad, real
 
 # float32 holds every integer of smaller magnitude.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from qdr_export.operators import NEAREST
+from qdr_export.graph.operators import NEAREST
 from qdr_export.reference.values import FloatArray, Quantized, Value, pad, real
 
 

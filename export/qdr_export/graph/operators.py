@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from qdr_edge.errors import ExportError
 from qdr_edge.graph import Node
-from qdr_export.onnx_graph import GraphBuilder
+from qdr_export.graph.onnx_graph import GraphBuilder
 
 # 1/6 as float32 is not 1/6; the reference defines hardsigmoid by exact division.
 HARDSIGMOID = {"alpha": 1 / 6, "beta": 0.5}

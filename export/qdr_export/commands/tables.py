@@ -15,10 +15,18 @@ from rich.table import Table
 
 from qdr_edge.keys import DevelopmentKey
 from qdr_edge.metrics import Estimate
-from qdr_export.lint import Finding
-from qdr_export.map_evidence import WITHOUT_MAPS, MapEvidence
-from qdr_export.parity import FAILED, GATES, ROUNDING_STEPS, UNAVAILABLE, UNSURE, ParityReport, Rung
+from qdr_export.lint.check import Finding
 from qdr_export.pipeline import Exported, Progress
+from qdr_export.proof.map_evidence import WITHOUT_MAPS, MapEvidence
+from qdr_export.proof.parity import (
+    FAILED,
+    GATES,
+    ROUNDING_STEPS,
+    UNAVAILABLE,
+    UNSURE,
+    ParityReport,
+    Rung,
+)
 from qdr_export.run_folder import Student
 
 # Exceptions shown on the terminal; the parity file has them all.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qdr_edge.errors import ExportError
-from qdr_export.lint_rules import RULES
-from qdr_export.onnx_graph import GraphView
+from qdr_export.graph.onnx_graph import GraphView
+from qdr_export.lint.rules import RULES
 
 # Targets that share another's rules: IR is converted from the ONNX form; the same runtime on Arm
 # wants what it wants on x86, …

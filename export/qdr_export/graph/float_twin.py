@@ -8,9 +8,9 @@ from onnx import TensorProto, helper
 from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.graph import INPUT, WEIGHTED
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
-from qdr_export.canonical import OUTPUT, metadata, reads_centred_pixels
-from qdr_export.onnx_graph import GraphBuilder
-from qdr_export.operators import add_activation, add_operator, float_weights
+from qdr_export.graph.canonical import OUTPUT, metadata, reads_centred_pixels
+from qdr_export.graph.onnx_graph import GraphBuilder
+from qdr_export.graph.operators import add_activation, add_operator, float_weights
 
 
 def build_float_twin(checkpoint: Checkpoint) -> bytes:

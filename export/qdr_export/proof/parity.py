@@ -25,7 +25,7 @@ from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.decision import DecisionRule, label_decisions, label_scores
 from qdr_edge.metrics import Estimate, paired_map_difference
 from qdr_export.emission import Emission
-from qdr_export.rungs import (
+from qdr_export.proof.rungs import (
     FLOAT_TWIN,
     REFERENCE,
     SOURCE,

@@ -15,7 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from qdr_edge.errors import ExportError
-from qdr_export.onnx_graph import GraphView, attributes
+from qdr_export.graph.onnx_graph import GraphView, attributes
 
 _MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
 _ORT_INT8 = ("QLinearConv", "QGemm", "ConvInteger", "MatMulInteger", "QLinearMatMul")

@@ -75,10 +75,10 @@ def export(
 
     from qdr_edge.keys import SigningKey, development_key
     from qdr_edge.operating_point import Target
-    from qdr_export import tables
-    from qdr_export.parity import Limits
+    from qdr_export.commands import tables
     from qdr_export.pipeline import export_student
     from qdr_export.profiles import load_profile, suited, target_names
+    from qdr_export.proof.parity import Limits
     from qdr_export.run_folder import find_students, student_stem
 
     console = Console(highlight=False)
@@ -133,8 +133,8 @@ def lint(
     from rich.console import Console
 
     from qdr_edge.errors import ExportError
-    from qdr_export import tables
-    from qdr_export.lint import lint_model
+    from qdr_export.commands import tables
+    from qdr_export.lint.check import lint_model
     from qdr_export.profiles import target_names
 
     try:

@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from qdr_export.parity import FAILED, GATES, HELD, INFORMS, METRIC, UNAVAILABLE, UNSURE
-from qdr_export.rungs import as_written
+from qdr_export.proof.parity import FAILED, GATES, HELD, INFORMS, METRIC, UNAVAILABLE, UNSURE
+from qdr_export.proof.rungs import as_written
 
 TEMPLATE = "parity.html.j2"
 NONE = "–"
@@ -30,7 +30,7 @@ def render(document: Mapping[str, Any]) -> str:
     Returns:
         A self-contained HTML document.
     """
-    source = resources.files("qdr_export").joinpath("templates", TEMPLATE).read_text()
+    source = resources.files(__package__).joinpath("templates", TEMPLATE).read_text()
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -26,16 +26,16 @@ from qdr_edge.manifest import (
     without_floats,
 )
 from qdr_export.emission import Emission
-from qdr_export.golden import GoldenSet
-from qdr_export.map_evidence import MapEvidence
-from qdr_export.model_card import cyclonedx_card, model_card
-from qdr_export.onnx_graph import OPSET
+from qdr_export.graph.onnx_graph import OPSET
 from qdr_export.operating_point import OperatingPoint
-from qdr_export.parity import GATES, RAN, ParityReport, rounding_steps
 from qdr_export.profiles import Profile
+from qdr_export.proof.map_evidence import MapEvidence
+from qdr_export.proof.parity import GATES, RAN, ParityReport, rounding_steps
+from qdr_export.proof.rungs import REFERENCE, SOURCE, TRAINER, Outputs
 from qdr_export.run_folder import Student
-from qdr_export.rungs import REFERENCE, SOURCE, TRAINER, Outputs
-from qdr_export.sbom import make_sbom
+from qdr_export.sealing.golden import GoldenSet
+from qdr_export.sealing.model_card import cyclonedx_card, model_card
+from qdr_export.sealing.sbom import make_sbom
 
 CANONICAL_ENTRY = "network/canonical.onnx"
 LICENCE = "LicenseRef-unstated: the maker states the licence of weights and images"

@@ -23,9 +23,9 @@ from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.runtime import MapSession, Session, choose_target, open_bundle, open_model, refusal
 from qdr_edge.runtime.onnx_check import check_onnx
 from qdr_edge.samples import SampleSet, read_csv
-from qdr_export.map_evidence import equal_maps
-from qdr_export.maps import has_maps
-from qdr_export.parity import (
+from qdr_export.graph.maps import has_maps
+from qdr_export.proof.map_evidence import equal_maps
+from qdr_export.proof.parity import (
     GATES,
     UNAVAILABLE,
     Comparison,
@@ -35,9 +35,9 @@ from qdr_export.parity import (
     Truth,
     ladder_order,
 )
+from qdr_export.proof.rungs import FLOAT_TWIN, REFERENCE, Outputs, as_written, open_as_written
 from qdr_export.reference import Reference
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs, as_written, open_as_written
-from qdr_export.seal import CANONICAL_ENTRY
+from qdr_export.sealing.seal import CANONICAL_ENTRY
 
 DRAWN_IMAGES = 32
 _BATCH = 8

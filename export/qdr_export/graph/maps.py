@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qdr_edge.errors import ExportError
-from qdr_export.onnx_graph import GraphView, check_model
+from qdr_export.graph.onnx_graph import GraphView, check_model
 from qdr_export.reference import Reference
 
 OUTPUT = "maps"

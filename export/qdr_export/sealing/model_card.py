@@ -7,7 +7,7 @@ from typing import Any
 from qdr_edge.labels import LabelSet
 from qdr_edge.metrics import Estimate
 from qdr_export.operating_point import OperatingPoint
-from qdr_export.parity import UNAVAILABLE, ParityReport
+from qdr_export.proof.parity import UNAVAILABLE, ParityReport
 from qdr_export.run_folder import Student
 
 TO_FILL_IN = "**[To be filled in by the maker.]**"

@@ -51,11 +51,11 @@ def parity(
 
     from qdr_edge.bundle import read_bundle
     from qdr_edge.files import atomic_write, make_folder
-    from qdr_export import tables
-    from qdr_export.bundle_parity import compare_bundle
-    from qdr_export.parity import Limits
-    from qdr_export.parity_page import render
+    from qdr_export.commands import tables
     from qdr_export.pipeline import as_json, gate_error
+    from qdr_export.proof.bundle_parity import compare_bundle
+    from qdr_export.proof.page import render
+    from qdr_export.proof.parity import Limits
 
     console = Console(highlight=False)
     for file, option in ((json, "--json"), (html, "--html")):

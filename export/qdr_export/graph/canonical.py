@@ -22,8 +22,8 @@ from qdr_edge.errors import ExportError
 from qdr_edge.files import canonical_json
 from qdr_edge.graph import INPUT, WEIGHTED, Graph, Node
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
-from qdr_export.onnx_graph import GraphBuilder
-from qdr_export.operators import add_activation, add_operator, float_weights
+from qdr_export.graph.onnx_graph import GraphBuilder
+from qdr_export.graph.operators import add_activation, add_operator, float_weights
 
 OUTPUT = "logits"
 BATCH = "N"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qdr_edge.decision import DecisionRule, label_decisions
-from qdr_export.map_agreement import MapAgreement, compare_maps
+from qdr_export.proof.map_agreement import MapAgreement, compare_maps
+from qdr_export.proof.rungs import FLOAT_TWIN, REFERENCE, Outputs
 from qdr_export.run_folder import Student
-from qdr_export.rungs import FLOAT_TWIN, REFERENCE, Outputs
 
 WITHOUT_MAPS = "the TensorRT targets carry no maps"
 

@@ -1,0 +1,1 @@
+"""The canonical graph and what is made of it before any target is known."""

@@ -1,0 +1,1 @@
+"""Every form of a student beside its reference: run, compared, judged, shown."""
