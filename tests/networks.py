@@ -250,9 +250,10 @@ def _calibrated(s: Sketch, size: int, scheme: QuantScheme, labels: LabelSet) -> 
 
 
 def _grid(low: float, high: float, scheme: QuantScheme) -> tuple[float, int]:
-    """Scale and zero point for three quarters of a range: as in a trained network, some codes
-    saturate."""
-    low, high = 0.75 * low, 0.75 * high
+    """Scale and zero point for part of a range: as in a trained network, some codes saturate."""
+    # A simple fraction of free scales would put far more values on ties than training does.
+    part = 0.7390851 if scheme.unsigned else 0.75
+    low, high = part * low, part * high
     if not scheme.unsigned:
         return float(_scale(np.array(max(-low, high), np.float32), 127, scheme)), 0
     low, high = min(low, 0.0), max(high, 0.0)

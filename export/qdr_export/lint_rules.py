@@ -143,6 +143,16 @@ def float_weight(view: GraphView) -> Iterator[Breach]:
             yield label(node), "float weight between quantized input and output"
 
 
+def concat_inputs(view: GraphView) -> Iterator[Breach]:
+    """ONNX Runtime joins in int8 only if every input is dequantized and the output quantized; else
+    all of them become float."""
+    for node in view.of_type("Concat"):
+        quantized = [view.dequantized(name) is not None for name in node.input]
+        readers = {reader.op_type for reader in view.consumers.get(node.output[0], [])}
+        if any(quantized) and not (all(quantized) and readers == {"QuantizeLinear"}):
+            yield label(node), "not all of its inputs and its output are quantized"
+
+
 def gemm_zero_point(view: GraphView) -> Iterator[Breach]:
     """ONNX Runtime makes a QGemm only if the weight's zero point is written out; without it the
     weight is dequantized anew at every inference."""
@@ -166,12 +176,63 @@ def saturation(view: GraphView) -> Iterator[Breach]:
 
 def protected_sum(view: GraphView) -> Iterator[Breach]:
     """OpenVINO drops the rounding of Conv → Q → DQ → Add when it fuses the sum: 13-21 % of the
-    activations differ by a step. A LeakyRelu with alpha 1 before that Q keeps it."""
+    activations differ by a step. A LeakyRelu with alpha 1 before that Q keeps it. A Relu in between
+    changes nothing if the Add alone reads the sum's operand."""
     for node in view.of_type("QuantizeLinear"):
         producer = view.producer(node.input[0])
-        summed = any(reader.op_type == "Add" for reader in _readers_behind(view, node))
+        readers = _readers_behind(view, node)
+        summed = any(reader.op_type == "Add" for reader in readers)
+        if producer is not None and producer.op_type in ("Relu", "Clip"):
+            producer = view.producer(producer.input[0])
+            summed = summed and len(readers) == 1
         if producer is not None and producer.op_type == "Conv" and summed:
             yield label(producer), "its rounding before the Add may be dropped"
+
+
+def signed_concat(view: GraphView) -> Iterator[Breach]:
+    """OpenVINO joins uint8 tensors into an int8 one with wrong values; uint8 with zero point 128
+    holds the same values and comes out right."""
+    for node in view.of_type("Concat"):
+        for reader in view.consumers.get(node.output[0], []):
+            if reader.op_type == "QuantizeLinear" and view.zero_point(reader).dtype == np.int8:
+                yield label(node), "its output is int8"
+
+
+def requantized_concat(view: GraphView) -> Iterator[Breach]:
+    """OpenVINO crashes while it compiles Concat → Q → DQ → Relu → Q, and without the Relu too."""
+    for node in view.of_type("QuantizeLinear"):
+        producer = view.producer(node.input[0])
+        if producer is None or producer.op_type != "Concat":
+            continue
+        readers = {reader.op_type for reader in _readers_behind(view, node)}
+        if found := readers & {"Relu", "Clip", "QuantizeLinear"}:
+            yield label(producer), f"quantized, then {', '.join(sorted(found))}"
+
+
+def whole_bound(view: GraphView) -> Iterator[Breach]:
+    """OpenVINO clips codes instead of values where a Clip reads dequantized ones, and cuts a bound
+    between two codes off."""
+    for node in view.of_type("Clip"):
+        dequantize = view.dequantized(node.input[0])
+        if dequantize is None or view.zero_point(dequantize).any():
+            continue
+        bounds = [view.constants[name] for name in node.input[1:] if name in view.constants]
+        codes = [float(bound / view.scale(dequantize)) for bound in bounds]
+        for code in codes:
+            if not code.is_integer():
+                yield label(node), f"its bound is {code:g} steps"
+
+
+def padded_average(view: GraphView) -> Iterator[Breach]:
+    """OpenVINO pads an average pool of codes with code 0, which is another value than 0 where the
+    zero point is another; the border comes out wrong."""
+    for node in view.of_type("AveragePool"):
+        dequantize = view.dequantized(node.input[0])
+        settings = attributes(node)
+        counted = settings.get("count_include_pad", 0) and any(settings.get("pads", ()))
+        if counted and dequantize is not None and view.zero_point(dequantize).any():
+            zero = int(view.zero_point(dequantize).reshape(-1)[0])
+            yield label(node), f"padding counts and the zero point is {zero}"
 
 
 def even_zero_point(view: GraphView) -> Iterator[Breach]:
@@ -277,15 +338,24 @@ RULES: tuple[Rule, ...] = (
     Rule("quantized-output", (_X86,), "warning", quantized_output,
          "put a QuantizeLinear behind it, and nothing else"),
     Rule("add-inputs", (_X86,), "warning", add_inputs, "quantize both inputs"),
+    Rule("concat-inputs", (_X86,), "warning", concat_inputs, "quantize every input and the output"),
     Rule("float-weight", (_X86,), "error", float_weight,
          "store the weight as int8 behind a DequantizeLinear, or put LeakyRelu(alpha=1) behind it "
          "(the ort-x86 emitter does)"),
     Rule("gemm-zero-point", (_X86,), "warning", gemm_zero_point,
          "write the zero points (int8 zeros, one a channel)"),
     Rule("saturation", (_X86, _OV), "warning", saturation,
-         "train with |weight| <= 64 (scheme exact); exact-wide and portable are for VNNI and Arm"),
+         "train with |weight| <= 64 (scheme exact); the other schemes are for VNNI and Arm"),
     Rule("protected-sum", (_OV,), "error", protected_sum,
          "put LeakyRelu(alpha=1) before the QuantizeLinear (the openvino emitter does)"),
+    Rule("signed-concat", (_OV,), "error", signed_concat,
+         "write it as uint8 with zero point 128 (the openvino emitter does)"),
+    Rule("requantized-concat", (_OV,), "error", requantized_concat,
+         "put LeakyRelu(alpha=1) before the QuantizeLinear (the openvino emitter does)"),
+    Rule("whole-bound", (_OV,), "error", whole_bound,
+         "write Clip as Relu and Min (the openvino emitter does)"),
+    Rule("padded-average", (_OV,), "error", padded_average,
+         "put LeakyRelu(alpha=1) before the pool (the openvino emitter does)"),
     Rule("even-zero-point", (_OV,), "warning", even_zero_point, "use 0 or 128"),
     Rule("planar-input", (_OV,), "warning", planar_input, "feed [N, C, H, W]"),
     Rule("zero-zero-point", (_TRT,), "error", zero_zero_point, "write a constant int8 0"),

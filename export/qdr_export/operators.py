@@ -85,7 +85,7 @@ def _attributes(node: Node) -> dict[str, Any]:
                 "group": node.attrs["groups"],
             }
         case "max_pool" | "avg_pool":
-            window = {
+            window: dict[str, Any] = {
                 "kernel_shape": node.pair("kernel"),
                 "strides": node.pair("stride"),
                 "pads": node.pair("padding") * 2,

@@ -184,18 +184,25 @@ def _check_graph(graph: memoryview, opsets: Mapping[str, int], where: str) -> On
         raise _refused(f"its input has shape {list(shape)}, not [N, 3, S, S]", where)
     if len(outputs) != 1 or outputs[0].data_type != _FLOAT:
         raise _refused("its output is not one float32 tensor of logits", where)
-    _check_growth(nodes, initializers, where)
+    _check_growth(nodes, images[0].name, initializers, where)
     operators = Counter(node.operator for node in nodes)
     return OnnxFacts(dict(opsets), dict(operators), shape, outputs[0].shape)
 
 
-def _check_growth(nodes: list[_Node], initializers: Mapping[str, memoryview], where: str) -> None:
+def _check_growth(
+    nodes: list[_Node], image: str, initializers: Mapping[str, memoryview], where: str
+) -> None:
     """Bound what resizing and concatenation can make of an image, along every path."""
     # Of each tensor: its side as a multiple of the image's, and how many tensors' channels it has.
-    grown: dict[str, tuple[float, int]] = {}
+    grown = dict.fromkeys(initializers, (0.0, 1)) | {image: (1.0, 1)}
     for node in nodes:
-        read = [grown.get(name, (1.0, 1)) for name in node.inputs if name]
-        side = max((side for side, _ in read), default=1.0)
+        try:
+            read = [grown[name] for name in node.inputs if name]
+        except KeyError as error:
+            raise _refused(
+                f"{node.operator} reads {error}, made by no earlier node", where
+            ) from error
+        side = max((side for side, _ in read), default=0.0)
         copies = max((copies for _, copies in read), default=1)
         if node.operator == "Resize":
             side *= _resize_factor(node, initializers, where)

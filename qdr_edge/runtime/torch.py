@@ -93,7 +93,9 @@ class TorchSession:
             pixels = torch.from_numpy(np.array(images)).float()
             values = {INPUT: (pixels - INPUT_ZERO_POINT) * INPUT_SCALE}
             for node in self._nodes:
-                values[node.name] = self._compute(node, [values[name] for name in node.inputs])
+                inputs = [values[name] for name in node.inputs]
+                y = self._compute(node, [pixels] if node.op == "normalize" else inputs)
+                values[node.name] = _activate(node.activation, y)
             logits: NDArray[np.float32] = values[self._nodes[-1].name].numpy()
         return logits
 
@@ -104,10 +106,15 @@ class TorchSession:
             self._tensors = {}
 
     def _compute(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
+        import torch
         from torch.nn import functional as F
 
         x = inputs[0]  # [N, C, H, W], or [N, C] after flatten
         match node.op:
+            case "normalize":
+                # [N, 3, S, S], a factor and a summand for each channel
+                weight, bias = (part.reshape(3, 1, 1) for part in self._weights(node))
+                y = x * weight + bias
             case "conv":
                 groups = node.attrs["groups"]
                 assert isinstance(groups, int)  # Graph.check has seen to it
@@ -127,21 +134,48 @@ class TorchSession:
                 y = x + inputs[1]
             case "mul":
                 y = x * inputs[1]
+            case "concat":
+                y = torch.cat(inputs, dim=1)
             case "max_pool":
                 y = F.max_pool2d(x, node.pair("kernel"), node.pair("stride"), node.pair("padding"))
+            case "avg_pool":
+                y = F.avg_pool2d(
+                    x,
+                    node.pair("kernel"),
+                    node.pair("stride"),
+                    node.pair("padding"),
+                    count_include_pad=bool(node.attrs["count_include_pad"]),
+                )
+            case "upsample":
+                rows, columns = node.pair("factor")
+                y = x.repeat_interleave(rows, dim=2).repeat_interleave(columns, dim=3)
             case "global_avg_pool":
                 y = x.mean((2, 3), keepdim=True)  # [N, C, H, W] -> [N, C, 1, 1]
             case "flatten":
                 y = x.flatten(1)
             case "relu":
                 y = F.relu(x)
+            case "relu6":
+                y = F.relu6(x)
+            case "sigmoid":
+                y = torch.sigmoid(x)
+            case "silu":
+                y = F.silu(x)
             case "hardswish":
                 y = F.hardswish(x)
             case "hardsigmoid":
                 y = F.hardsigmoid(x)
             case _:
                 raise BackendError(f"operator {node.op!r}", where=f"node {node.name}")
-        return F.relu(y) if node.activation == "relu" else y
+        return y
 
     def _weights(self, node: Node) -> tuple[torch.Tensor, torch.Tensor]:
         return self._tensors[f"{node.name}.weight"], self._tensors[f"{node.name}.bias"]
+
+
+def _activate(activation: str, y: torch.Tensor) -> torch.Tensor:
+    from torch.nn import functional as F
+
+    if not activation:
+        return y
+    return F.relu(y) if activation == "relu" else F.relu6(y)

@@ -9,6 +9,7 @@ import pytest
 from onnx import NodeProto
 
 from qdr_edge.graph import Graph
+from qdr_edge.scheme import EXACT, U8, QuantScheme
 from qdr_export.canonical import build_canonical
 from qdr_export.emit.onnxruntime import emit
 from qdr_export.onnx_graph import GraphView
@@ -72,6 +73,49 @@ def test_a_sum_is_clipped_only_where_it_may_exceed_127(step: float, clips: int) 
     nodes = [replace(node, scale=steps.get(node.name, node.scale)) for node in made.graph.nodes]
     view = GraphView(emit(build_canonical(replace(made, graph=Graph(tuple(nodes))))))
     assert len(list(view.of_type("Clip"))) == clips
+
+
+@pytest.mark.parametrize(
+    ("scheme", "scale", "zero", "bounds"),
+    [
+        (EXACT, 2.0**-4, 0, (0, 96)),  # the code of 6 is 96
+        (EXACT, 2.0**-5, 0, (0, 127)),  # 6 is beyond the range, which ends at 127
+        (U8, 6 / 200, 0, (0, 200)),
+        (U8, 6 / 200, 10, (10, 210)),
+        (U8, 6 / 300, 0, None),  # uint8 saturates by itself
+    ],
+)
+def test_relu6_is_a_clip_of_codes(
+    scheme: QuantScheme, scale: float, zero: int, bounds: tuple[int, int] | None
+) -> None:
+    s = Sketch(0)
+    x = s.conv("c", "pixels", 16, 3, stride=2, activation="relu6")
+    s.linear("fc", s.op("f", "flatten", s.op("g", "global_avg_pool", x)), 4)
+    made = from_sketch(s, scheme=scheme)
+    nodes = [
+        replace(node, scale=scale, zero_point=zero) if node.name == "c" else node
+        for node in made.graph.nodes
+    ]
+    view = GraphView(emit(build_canonical(replace(made, graph=Graph(tuple(nodes))))))
+    clips = [tuple(int(view.constants[i]) for i in n.input[1:]) for n in view.of_type("Clip")]
+    assert clips == ([bounds] if bounds else [])
+    conv = next(view.of_type("Conv"))
+    assert [reader.op_type for reader in view.consumers[conv.output[0]]] == ["QuantizeLinear"]
+
+
+@pytest.mark.parametrize(("zero", "relus", "clips"), [(0, 1, []), (9, 0, [(9, 255)])])
+def test_relu_becomes_a_clip_where_its_zero_point_is_not_0(
+    zero: int, relus: int, clips: list[tuple[int, int]]
+) -> None:
+    s = Sketch(0)
+    x = s.conv("c", "pixels", 16, 3, stride=2, relu=True)
+    s.linear("fc", s.op("f", "flatten", s.op("g", "global_avg_pool", x)), 4)
+    made = from_sketch(s, scheme=U8)
+    nodes = [replace(n, zero_point=zero) if n.name == "c" else n for n in made.graph.nodes]
+    view = GraphView(emit(build_canonical(replace(made, graph=Graph(tuple(nodes))))))
+    found = [tuple(int(view.constants[i]) for i in n.input[1:]) for n in view.of_type("Clip")]
+    assert found == clips
+    assert len(list(view.of_type("Relu"))) == relus
 
 
 def test_clip_moves_behind_a_max_pool() -> None:

@@ -173,11 +173,12 @@ def test_a_float_layer_needs_no_weight_scale_and_others_do() -> None:
         Graph(tuple(nodes)).check(made.tensors, quantized=True)
 
 
-# Of canonical, three artefacts, float twin and graph, as they were before float layers existed.
+# Of canonical, three artefacts, float twin and graph, as they were before float layers existed; the
+# student's with the Min that keeps OpenVINO from cutting a bound of 63.5 steps off.
 BEFORE = {
     "resnet": "b61993a87c3fd802",
     "mobilenet": "1ac4d901d5b096f9",
-    "student": "e96de78b96121764",
+    "student": "ec741baec779acd4",
 }
 
 

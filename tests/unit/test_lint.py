@@ -88,6 +88,38 @@ BROKEN = {
         ],
         ALL,
     ),
+    "signed-concat": _model(
+        [
+            DQ_X,
+            _node("Concat", "d d", "c", axis=1),
+            _node("QuantizeLinear", "c s z", "y"),
+        ],
+        ZERO,
+    ),
+    "requantized-concat": _model(
+        [
+            DQ_X,
+            _node("Concat", "d d", "c", axis=1),
+            _node("QuantizeLinear", "c s m", "q"),
+            _node("DequantizeLinear", "q s m", "e"),
+            _node("Relu", "e", "y"),
+        ],
+        ZERO,
+    ),
+    "whole-bound": _model(
+        [_node("DequantizeLinear", "x s u", "d"), _node("Clip", "d f0 f6", "y")],
+        {**ZERO, "s": np.float32(0.7), "f0": np.float32(0), "f6": np.float32(6)},
+    ),
+    "padded-average": _model(
+        [
+            DQ_X,
+            _node("AveragePool", "d", "y", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+        ],
+        ZERO,
+    ),
+    "concat-inputs": _model(
+        [DQ_X, _node("Sigmoid", "d", "e"), _node("Concat", "d e", "y", axis=1)], ZERO
+    ),
     "even-zero-point": _model(
         [_node("DequantizeLinear", "x s odd", "y")], {**ZERO, "odd": np.uint8(115)}
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -98,10 +99,12 @@ def test_images_of_another_form_are_refused(backend: str, images: Any) -> None:
 def test_torch_computes_the_network_of_a_checkpoint() -> None:
     from qdr_edge.runtime.torch import open_checkpoint
     from qdr_export.float_twin import build_float_twin
-    from tests.networks import checkpoint, images
+    from tests.networks import FAMILIES, checkpoint, from_sketch, images
+    from tests.sketches import OPERATORS
 
-    for family in ("resnet", "mobilenet", "student"):
-        network = checkpoint(family)
+    networks = [checkpoint(family) for family in FAMILIES]
+    networks += [from_sketch(build(0)) for build in OPERATORS.values()]
+    for network in networks:
         pixels = images(2)
         session = open_checkpoint(network)
         twin = open_model("onnxruntime", build_float_twin(network), threads=1)
@@ -168,6 +171,34 @@ def _huge() -> TensorProto:
     return TensorProto(name="w", dims=[1 << 20, 1 << 20], data_type=TensorProto.FLOAT)
 
 
+NEAREST = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
+
+
+def _resize(scales: list[float], *more: onnx.NodeProto, **attrs: Any) -> bytes:
+    settings = NEAREST | attrs
+    node = helper.make_node("Resize", ["pixels", "", "s"], ["y"], **settings)
+    factors = numpy_helper.from_array(np.array(scales, np.float32), "s")
+    weight = numpy_helper.from_array(np.zeros((3, 3, 1, 1), np.float32), "w")
+    return _model(node, *more, initializer=[factors, weight])
+
+
+def _chain(op: str, count: int, *extra: str, **attrs: Any) -> list[onnx.NodeProto]:
+    """Nodes that each read the one before, the first "y"."""
+    names = ["y", *(f"t{i}" for i in range(count))]
+    return [
+        helper.make_node(op, [a, *(extra or (a,))], [b], **attrs)
+        for a, b in itertools.pairwise(names)
+    ]
+
+
+def _conv(**attrs: Any) -> bytes:
+    return _model(helper.make_node("Conv", ["pixels", "w"], ["y"], **attrs))
+
+
 def _if_node() -> onnx.NodeProto:
     empty = helper.make_graph([], "b", [], [])
     return helper.make_node("Relu", ["pixels"], ["y"], body=empty)
@@ -198,6 +229,20 @@ def _value(name: str, kind: int, shape: list[Any]) -> onnx.ValueInfoProto:
             _model(functions=[helper.make_function("d", "f", [], [], [], [])]),
             "local functions",
         ),
+        (_resize([1, 1, 16, 16]), "Resize by"),
+        (_resize([1, 4, 1, 1]), "Resize by"),
+        (_resize([1, 1, 1.5, 1.5]), "Resize by"),
+        (_resize([1, 1, 2]), "Resize by"),
+        (_resize([1, 1, 2, 2], mode="cubic"), "not nearest"),
+        (_resize([1, 1, 2, 2], coordinate_transformation_mode="align_corners"), "not nearest"),
+        (_model(helper.make_node("Resize", ["pixels", "", "pixels"], ["y"])), "not nearest"),
+        (_model(helper.make_node("Resize", ["pixels", "", "", "pixels"], ["y"])), "not nearest"),
+        (_resize([1, 1, 4, 1], *_chain("Resize", 2, "", "s", **NEAREST)), "16 times as large"),
+        (_resize([1, 1, 1, 1], *_chain("Concat", 11, axis=1)), "concatenation of 2048"),
+        (_model(*_chain("Relu", 2)[::-1]), "made by no earlier node"),
+        (_conv(pads=[1 << 20] * 4), "pads above 256"),
+        (_conv(pads=[-1] * 4), "pads above 256"),
+        (_conv(kernel_shape=[1000, 1000]), "kernel_shape above 256"),
         (b"", "one graph"),
         (b"hello world, this is no model", "not an ONNX|one graph"),
         (b"\x80PKL" * 9, "not an ONNX|one graph"),
@@ -209,6 +254,21 @@ def test_models_that_must_never_reach_a_runtime(raw: bytes, message: str) -> Non
         check_onnx(raw)
     with pytest.raises(BundleError, match="model refused"):
         open_model("onnxruntime", raw)
+
+
+def test_enlargement_is_counted_against_strides() -> None:
+    strided = helper.make_node("Conv", ["y", "w"], ["z"], strides=[4, 4])
+    again = helper.make_node("Resize", ["z", "", "s"], ["u"], **NEAREST)
+    assert check_onnx(_resize([1, 1, 4, 4], strided, again)).operators["Resize"] == 2
+    wide = helper.make_node("Conv", ["y", "w"], ["z"], strides=[1, 4])
+    with pytest.raises(BundleError, match="16 times as large"):
+        check_onnx(_resize([1, 1, 4, 4], wide, again))
+
+
+def test_a_convolution_gives_channels_of_its_own() -> None:
+    joined = [*_chain("Concat", 10, axis=1), helper.make_node("Conv", ["t9", "w"], ["u"])]
+    again = helper.make_node("Concat", ["u", "u"], ["v"], axis=1)
+    assert check_onnx(_resize([1, 1, 1, 1], *joined, again)).operators["Concat"] == 11
 
 
 def test_damaged_models_are_refused_or_still_checked_never_crash() -> None:

@@ -35,6 +35,7 @@ from qdr_export.emit.rewrite import (
     rectified,
     to_bytes,
 )
+from qdr_export.emit.ties import quantizer_scale
 from qdr_export.onnx_graph import GraphView, attributes
 
 _INT8_MAX = 127
@@ -135,7 +136,7 @@ def _gemm_weight(r: Rewriter, node: NodeProto) -> bool:
 
 def _quantize(r: Rewriter, node: NodeProto, form: Codes, unsaturated: set[str]) -> None:
     code = node.output[0]
-    value, scale = r.name(node.input[0]), r.name(node.input[1])
+    value, scale = r.name(node.input[0]), quantizer_scale(r, node)
     r.out.quantize(value, scale, r.out.constant(np.uint8(form.zero)), code)
     if (form.low, form.high) == (0, _UINT8_MAX):
         return
