@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,33 +23,27 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from qdr_bench import seeds as of_seeds
+from qdr_bench.built import ROOT, qdr_edge
 from qdr_bench.environment import ProcTree, environment
-from qdr_edge.bootstrap import Floats, PatientWeights
+from qdr_bench.seeds import (
+    PATIENTS,
+    Trained,
+    draw,
+    evaluated,
+    int8_rows,
+    over_seeds,
+    points,
+    require_same_test,
+)
 from qdr_edge.checkpoint import load_checkpoint
 from qdr_edge.errors import BenchmarkError, QdrError
-from qdr_edge.figures import Answers, figures
 from qdr_edge.files import atomic_write
 from qdr_edge.metrics import Estimate
-from qdr_edge.samples import SampleSet, read_csv
+from qdr_edge.samples import read_csv
 
-ROOT = Path(__file__).resolve().parent.parent
-PATIENTS, DATA_SEED, DATA_SIZE = 240, 3, 160
 QUICK = ("--epochs-scale", "0.05")
-RESAMPLES = 2000
 INT8_SHARE = 0.99
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One network of one seed: its mAP on the test split and on resamples of its patients.
-
-    Args:
-        int8: [1 + B]; None for a float network.
-        float_twin: The same weights in float, [1 + B].
-    """
-
-    int8: Floats | None
-    float_twin: Floats
 
 
 def main() -> int:
@@ -82,15 +75,6 @@ def main() -> int:
     return 0 if options.quick or all(c["holds"] for c in report["int8_of_float"].values()) else 1
 
 
-def draw(out: Path, patients: int) -> str:
-    """Synthetic eyes in `out`; returns their CSV."""
-    table = out / f"data-{patients}" / "synthetic.csv"
-    if not table.is_file():
-        _qdr_edge("data", "synth", str(table.parent), "--patients", str(patients),
-                  "--seed", str(DATA_SEED), "--size", str(DATA_SIZE))  # fmt: skip
-    return str(table)
-
-
 def train(recipe: str, data: str, out: Path, seed: int, threads: int, *, quick: bool) -> Path:
     """A finished run of one seed."""
     run = out / f"{Path(recipe).stem}{'-quick' if quick else ''}-{seed}"
@@ -98,7 +82,7 @@ def train(recipe: str, data: str, out: Path, seed: int, threads: int, *, quick: 
     if record.is_file() and json.loads(record.read_text())["status"] == "done":
         return run
     resume = ["--resume"] if record.is_file() else []
-    _qdr_edge("train", recipe, "--data", data, "--out", str(run), "--seed", str(seed),
+    qdr_edge("train", recipe, "--data", data, "--out", str(run), "--seed", str(seed),
               "--cache", str(out / "cache"), "--threads", str(threads),
               *(QUICK if quick else ()), *resume)  # fmt: skip
     return run
@@ -119,7 +103,7 @@ def compare(runs: Mapping[int, Path]) -> dict[str, Any]:
     _require_same_recipe(recipe, runs)
     labels = load_checkpoint(first / next(iter(recipe["stages"]))).labels
     samples = [read_csv(run / "data.csv", labels) for run in runs.values()]
-    _require_same_test(samples, runs)
+    require_same_test(samples, runs)
     stages: dict[str, dict[str, Any]] = recipe["stages"]
     networks = {
         name: [
@@ -143,7 +127,7 @@ def compare(runs: Mapping[int, Path]) -> dict[str, Any]:
             }
         )
     others = [
-        {"name": name, "modality": stage["modality"], "map": _over_seeds(
+        {"name": name, "modality": stage["modality"], "map": over_seeds(
             [network.float_twin for network in networks[name]])}
         for name, stage in stages.items()
         if stage["role"] == "teacher" or not stage["quantize"]
@@ -156,7 +140,7 @@ def compare(runs: Mapping[int, Path]) -> dict[str, Any]:
         "seeds": list(runs),
         "synthetic": bool(records[0]["synthetic"]),
         "data_sha256": [record["data_sha256"] for record in records],
-        "resamples": RESAMPLES,
+        "resamples": of_seeds.RESAMPLES,
         "test": {
             m: {"images": len(test), "patients": len({s.patient for s in test})}
             for m, test in sorted(tests.items())
@@ -178,24 +162,6 @@ def compare(runs: Mapping[int, Path]) -> dict[str, Any]:
     }
 
 
-def evaluated(stage: Path, samples: SampleSet, modality: str) -> Trained:
-    """The test mAP of a trained stage, from the logits in its checkpoint."""
-    checkpoint = load_checkpoint(stage)
-    test = samples.select(modality, "test")
-    # A probe holds the validation images, then the test images.
-    begin = len(samples.select(modality, "val"))
-    # One seed of the bootstrap for all: every network meets the same resamples of patients.
-    weights = PatientWeights(len(test), [s.patient for s in test], RESAMPLES, seed=0)
-    targets = test.targets().astype(float)
-
-    def rows(name: str) -> Floats:
-        answers = Answers(checkpoint.probe[name][begin:].astype(float))
-        return figures(answers, targets, checkpoint.labels, weights).whole["map"]
-
-    quantized = checkpoint.scheme is not None
-    return Trained(rows("reference_logits") if quantized else None, rows("float_logits"))
-
-
 def show(report: Mapping[str, Any], console: Console) -> None:
     """Print the table."""
     seeds = len(report["seeds"])
@@ -210,16 +176,16 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             table.add_column(column, justify="right", no_wrap=True)
         for row in report["float"]:
             if row["modality"] == modality:
-                table.add_row(row["name"], _points(row["map"]), "–", "–", "–", "–")
+                table.add_row(row["name"], points(row["map"]), "–", "–", "–", "–")
         for row in report["students"]:
             if row["modality"] == modality:
                 share, gain = row["int8_of_float"], row["difference"]
                 table.add_row(
                     row["name"],
                     f"{100 * row['float']['value']:.1f}",
-                    _points(row["int8"]),
+                    points(row["int8"]),
                     f"{share['value']:.3f}",
-                    _points(gain, signed=True) if gain else "–",
+                    points(gain, signed=True) if gain else "–",
                     " ".join(f"{100 * v:+.1f}" for v in gain["by_seed"]) if gain else "–",
                 )
         console.print(table)
@@ -234,16 +200,16 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _figures(mine: Sequence[Trained], base: Sequence[Trained] | None) -> dict[str, Any]:
-    int8 = [_int8(network) for network in mine]
+    int8 = [int8_rows(network) for network in mine]
     twins = [network.float_twin for network in mine]
     # The ratio of means over seeds, which a seed of a low mAP does not dominate.
-    share = _over_seeds(int8, twins)
+    share = over_seeds(int8, twins)
     gains = None
     if base is not None:
-        gains = _over_seeds([a - _int8(b) for a, b in zip(int8, base, strict=True)])
+        gains = over_seeds([a - int8_rows(b) for a, b in zip(int8, base, strict=True)])
     return {
-        "int8": _over_seeds(int8),
-        "float": _over_seeds(twins),
+        "int8": over_seeds(int8),
+        "float": over_seeds(twins),
         "int8_of_float": share,
         "difference": gains,
     }
@@ -251,7 +217,7 @@ def _figures(mine: Sequence[Trained], base: Sequence[Trained] | None) -> dict[st
 
 def _int8_claim(networks: Sequence[Trained]) -> dict[str, Any]:
     """What int8 keeps of the float mAP, mean over all students of a modality and all seeds."""
-    int8 = np.mean([_int8(network) for network in networks], axis=0)
+    int8 = np.mean([int8_rows(network) for network in networks], axis=0)
     twins = np.mean([network.float_twin for network in networks], axis=0)
     kept = Estimate.of(int8 / twins, len(networks))
     return {
@@ -260,33 +226,6 @@ def _int8_claim(networks: Sequence[Trained]) -> dict[str, Any]:
         "high": kept.high,
         "holds": kept.value >= INT8_SHARE,
     }
-
-
-def _over_seeds(values: Sequence[Floats], over: Sequence[Floats] | None = None) -> dict[str, Any]:
-    """Mean over seeds of rows [1 + B], or its quotient with that of `over`; seeds resampled too."""
-    stacked = np.stack(values)
-    drawn = np.random.default_rng(0).integers(0, len(stacked), (len(stacked), stacked.shape[1]))
-    drawn[:, 0] = np.arange(len(stacked))
-
-    def mean(of: Floats) -> Floats:
-        means: Floats = np.take_along_axis(of, drawn, axis=0).mean(axis=0)
-        return means
-
-    rows, by_seed = mean(stacked), stacked[:, 0]
-    if over is not None:
-        rows, by_seed = rows / mean(np.stack(over)), by_seed / np.stack(over)[:, 0]
-    found = Estimate.of(rows, len(stacked))
-    return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "by_seed": by_seed.tolist(),
-    }
-
-
-def _int8(network: Trained) -> Floats:
-    assert network.int8 is not None, "only quantized students are compared"
-    return network.int8
 
 
 def _untaught(stages: Mapping[str, Mapping[str, Any]], modality: str) -> str:
@@ -311,30 +250,6 @@ def _require_same_recipe(recipe: Mapping[str, Any], runs: Mapping[int, Path]) ->
                 expected="runs that differ in their seed only",
                 fix="name a new --out",
             )
-
-
-def _require_same_test(samples: Sequence[SampleSet], runs: Mapping[int, Path]) -> None:
-    """A split that is made by seed would compare networks on different images."""
-    tests = [[(s.file, s.labels.tolist()) for s in table if s.split == "test"] for table in samples]
-    for test, run in zip(tests, runs.values(), strict=True):
-        if test != tests[0]:
-            raise BenchmarkError(
-                "its test split is not that of the other seeds",
-                where=str(run),
-                expected="data that says which images are for testing",
-                fix="add a split column",
-            )
-
-
-def _points(estimate: Mapping[str, Any], *, signed: bool = False) -> str:
-    form = "+.1f" if signed else ".1f"
-    value, low, high = (format(100 * estimate[key], form) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def _qdr_edge(*arguments: str) -> None:
-    print("$ qdr-edge", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "qdr_edge.cli", *arguments], check=True)
 
 
 if __name__ == "__main__":

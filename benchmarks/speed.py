@@ -9,173 +9,42 @@ does, and is measured by ``qdr-edge bench``.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from qdr_bench.built import ROOT, build, prepare
+from qdr_bench.contest import (
+    BACKENDS,
+    Claim,
+    Contender,
+    Timings,
+    contenders,
+    measure,
+    speed_claim,
+)
 from qdr_bench.environment import ProcTree, environment, machine_state
-from qdr_bench.statistics import Ratio, paired_ratio, round_medians
-from qdr_bench.subject import open_subject
-from qdr_edge.errors import BenchmarkError, QdrError
+from qdr_bench.statistics import round_medians
+from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
-from qdr_edge.runtime import Session, open_model
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {
     "student": "student-latency",
     "mobilenetv3": "mobilenetv3-latency",
     "resnet50": "resnet50-latency",
 }
 GROUPS = (("student", "mobilenetv3"), ("resnet50",))
-BACKENDS = ("onnxruntime", "openvino")
 STUDENT_SPEED_UP = 2.0
 RESNET_SPEED_UP = 3.2
 SIZE_SHARE = 0.27
-WARM_UP_QUERIES = 3
-IMAGES = 8
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One model file on one runtime."""
-
-    model: str
-    variant: str
-    backend: str
-    file: Path
-    size_px: int
-    options: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """Name in tables and in the JSON."""
-        return f"{self.model}/{self.variant}/{self.backend}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A figure, what it has to reach, and whether it does."""
-
-    what: str
-    value: float
-    target: float
-    at_least: bool
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the figure itself, not its interval, reaches the target."""
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-
-@dataclass
-class Timings:
-    """Raw latencies of every contender by round, and how busy the machine was otherwise."""
-
-    rounds_ns: dict[str, list[list[int]]] = field(default_factory=dict)
-    foreign_cores: float | None = None
-
-    def ratio(self, slow: str, fast: str) -> Ratio:
-        """How many times faster one contender is than another."""
-        ratio = paired_ratio(
-            round_medians(self.rounds_ns[slow]), round_medians(self.rounds_ns[fast])
-        )
-        assert ratio is not None, "both were measured in the same rounds"
-        return ratio
-
-    def median_ms(self, key: str) -> float:
-        """Median of the round medians."""
-        return float(np.median(round_medians(self.rounds_ns[key]))) / 1e6
-
-
-def build(name: str, folder: Path, data: Path) -> Path:
-    """Train for nought epochs, calibrate and export a recipe; return the bundle.
-
-    A bundle of the same recipe and the same source code is used again.
-    """
-    recipe = ROOT / "train" / "recipes" / f"{name}.yaml"
-    run = folder / name
-    bundle = run / "export" / f"{name}-fundus.qdr"
-    stamp = run / "source.sha256"
-    source = _fingerprint(recipe)
-    if bundle.is_file() and stamp.is_file() and stamp.read_text() == source:
-        return bundle
-    if run.exists():
-        shutil.rmtree(run)
-    _qdr_edge("train", str(recipe), "--data", str(data), "--out", str(run))
-    # Random weights decide at random: a flip there says nothing, and must not stop the timing.
-    _qdr_edge("export", str(run), "--force")
-    atomic_write(stamp, source)
-    return bundle
-
-
-def contenders(model: str, bundle: Path, scratch: Path) -> list[Contender]:
-    """Lay out a bundle's artefacts and its float twin for both runtimes."""
-    subject = open_subject(bundle, scratch, allow_unsigned=False, with_float=True)
-    found = [
-        Contender(
-            model=model,
-            variant=cell.variant,
-            backend=cell.backend,
-            file=cell.model,
-            size_px=subject.bundle.manifest.input.size,
-            options=cell.options,
-        )
-        for cell in subject.cells
-        if cell.runnable and cell.backend in BACKENDS
-    ]
-    if len(found) != 2 * len(BACKENDS):
-        problems = "; ".join(c.unavailable or c.failed for c in subject.cells if not c.runnable)
-        raise BenchmarkError(
-            f"{len(found)} models of {bundle.name} can run here: {problems}",
-            expected="int8 and float on ONNX Runtime and on OpenVINO",
-            fix="pip install 'qdr-edge[openvino]'",
-        )
-    return found
-
-
-def measure(group: Sequence[Contender], threads: int, rounds: int, seconds: float) -> Timings:
-    """Time all contenders in this process, one after the other in every round."""
-    tree, timings = ProcTree(), Timings({entry.key: [] for entry in group})
-    sessions = {
-        entry.key: open_model(
-            entry.backend, entry.file.read_bytes(), threads=threads, options=entry.options
-        )
-        for entry in group
-    }
-    random = np.random.default_rng(0)
-    pools = {
-        size: random.integers(0, 256, (IMAGES, 1, 3, size, size), dtype=np.uint8)
-        for size in {entry.size_px for entry in group}
-    }
-    before, cpu, wall = tree.busy_cores_ticks(), time.process_time(), time.perf_counter()
-    for number in range(rounds):
-        # Each round starts with another contender, so that none is always the one after a pause.
-        turn = number % len(group)
-        for entry in [*group[turn:], *group[:turn]]:
-            latencies = list(_round(sessions[entry.key], pools[entry.size_px], seconds))
-            timings.rounds_ns[entry.key].append(latencies)
-    after, wall = tree.busy_cores_ticks(), time.perf_counter() - wall
-    if before and after:
-        busy = (after[0] - before[0]) / os.sysconf("SC_CLK_TCK")
-        timings.foreign_cores = max(0.0, (busy - (time.process_time() - cpu)) / wall)
-    for session in sessions.values():
-        session.close()
-    return timings
 
 
 def claims(timings: Sequence[Timings], sizes: Mapping[str, tuple[int, int]]) -> list[Claim]:
@@ -184,17 +53,17 @@ def claims(timings: Sequence[Timings], sizes: Mapping[str, tuple[int, int]]) -> 
     found = []
     for backend in BACKENDS:
         speed_up = student.ratio(f"student/float/{backend}", f"student/int8/{backend}")
-        found.append(_speed_claim(f"student 224 px, int8 against float, {backend}", speed_up,
+        found.append(speed_claim(f"student 224 px, int8 against float, {backend}", speed_up,
                                   STUDENT_SPEED_UP))  # fmt: skip
     for backend in BACKENDS:
         rivals = [f"mobilenetv3/{variant}/{backend}" for variant in ("float", "int8")]
         fastest = min(rivals, key=student.median_ms)
         lead = student.ratio(fastest, f"student/int8/{backend}")
         name = " ".join(fastest.split("/")[:2])
-        found.append(_speed_claim(f"student int8 against {name}, {backend}", lead, 1.0))
+        found.append(speed_claim(f"student int8 against {name}, {backend}", lead, 1.0))
     for backend in BACKENDS:
         speed_up = resnet.ratio(f"resnet50/float/{backend}", f"resnet50/int8/{backend}")
-        found.append(_speed_claim(f"ResNet-50 448 px, int8 against float, {backend}", speed_up,
+        found.append(speed_claim(f"ResNet-50 448 px, int8 against float, {backend}", speed_up,
                                   RESNET_SPEED_UP))  # fmt: skip
     for name, (artefact, twin) in sizes.items():
         if name.startswith("mobilenetv3"):  # the rival: nothing is claimed of it
@@ -255,13 +124,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     console = Console(width=110)
-    options.build.mkdir(parents=True, exist_ok=True)
-    # The cached bundles and the key that signed them live and die together.
-    os.environ["QDR_EDGE_HOME"] = str(options.build / "keys")
-    data = options.build / "data" / "synthetic.csv"
-    if not data.is_file():
-        _qdr_edge("data", "synth", str(data.parent), "--patients", "12", "--seed", "1",
-                  "--size", "512")  # fmt: skip
+    data = prepare(options.build)
     bundles = {model: build(name, options.build, data) for model, name in RECIPES.items()}
     tree = ProcTree()
     before = machine_state(tree)
@@ -301,22 +164,6 @@ def main() -> int:
     return 0 if all(claim.holds for claim in results) else 1
 
 
-def _round(session: Session, pool: np.ndarray, seconds: float) -> Iterator[int]:
-    for image in pool[:WARM_UP_QUERIES]:
-        session.infer(image)
-    deadline = time.perf_counter() + seconds
-    turn = 0
-    while turn < WARM_UP_QUERIES or time.perf_counter() < deadline:
-        before = time.perf_counter_ns()
-        session.infer(pool[turn % len(pool)])
-        yield time.perf_counter_ns() - before
-        turn += 1
-
-
-def _speed_claim(what: str, ratio: Ratio, target: float) -> Claim:
-    return Claim(what, ratio.value, target, True, ratio.low, ratio.high)
-
-
 def _sizes(entries: Sequence[Contender]) -> dict[str, tuple[int, int]]:
     """Bytes of each artefact and of its float twin."""
     twin = {e.model: e.file.stat().st_size for e in entries if e.variant == "float"}
@@ -325,19 +172,6 @@ def _sizes(entries: Sequence[Contender]) -> dict[str, tuple[int, int]]:
         for e in entries
         if e.variant == "int8"
     }
-
-
-def _fingerprint(recipe: Path) -> str:
-    digest = hashlib.sha256(recipe.read_bytes())
-    for package in ("qdr_edge", "train/qdr_train", "export/qdr_export"):
-        for file in sorted((ROOT / package).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _qdr_edge(*arguments: str) -> None:
-    print("$ qdr-edge", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "qdr_edge.cli", *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ def write_bundle(
 
 def seal(manifest: Manifest, entries: Mapping[str, bytes], key: SigningKey | None) -> bytes:
     """Return a sealed bundle's bytes; see `write_bundle`."""
+    if not entries:
+        raise BundleError("nothing to seal", expected="an entry for every artefact")
     for name in entries:
         check_name(name)
         if name in (MANIFEST_NAME, SIGNATURE_NAME):
@@ -129,6 +131,7 @@ def read_bundle(
     allow_unsigned: bool = False,
     minimum_security_version: int = 0,
     on_step: OnStep | None = None,
+    origin: Path | None = None,
 ) -> Bundle:
     """Read and verify a bundle completely; nothing in it is parsed as a model.
 
@@ -138,6 +141,7 @@ def read_bundle(
         allow_unsigned: open a bundle without a signature. A wrong signature is never accepted.
         minimum_security_version: the device's rollback counter.
         on_step: called with a line for each step that held.
+        origin: the file that bytes given as `source` came from, for messages.
 
     Raises:
         BundleError: missing, truncated or malformed.
@@ -145,7 +149,9 @@ def read_bundle(
         CompatibilityError: unknown schema, or older than the rollback counter.
     """
     report = on_step or (lambda _line: None)
-    where, data = _read_whole(source)
+    path = source if isinstance(source, Path) else origin
+    where = str(path) if path else "bundle"
+    data = read_whole(source) if isinstance(source, Path) else source
     report(f"read {len(data)} bytes")
     table = read_container(data, where=where)
     raw = _manifest_bytes(data, table, where)
@@ -171,7 +177,6 @@ def read_bundle(
     report(f"versions: schema {manifest.schema_version}, security {manifest.security_version}")
     entries = _verify_entries(data, table, manifest, where)
     report(f"hashes: {len(entries)} entries are what the manifest says")
-    path = source if isinstance(source, Path) else None
     return Bundle(manifest, MappingProxyType(entries), key_id, sha256_bytes(data), path)
 
 
@@ -181,7 +186,8 @@ def inspect_bundle(source: Path | bytes, *, trust: TrustStore | None = None) -> 
     Raises:
         BundleError: missing, truncated or malformed.
     """
-    where, data = _read_whole(source)
+    where = str(source) if isinstance(source, Path) else "bundle"
+    data = read_whole(source) if isinstance(source, Path) else source
     table = read_container(data, where=where)
     raw = _manifest_bytes(data, table, where)
     try:
@@ -194,13 +200,16 @@ def inspect_bundle(source: Path | bytes, *, trust: TrustStore | None = None) -> 
     return Inspection(manifest, signature, sizes, sha256_bytes(data))
 
 
-def _read_whole(source: Path | bytes) -> tuple[str, bytes]:
-    if isinstance(source, bytes):
-        return "bundle", source
-    where = str(source)
+def read_whole(path: Path) -> bytes:
+    """Read a bundle's file once, into memory; all that follows works on these bytes alone.
+
+    Raises:
+        BundleError: not a file, larger than the cap, or changed while it was read.
+    """
+    where = str(path)
     try:
         # O_NONBLOCK: opening a named pipe must not hang before its type is known.
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as handle:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -214,7 +223,8 @@ def _read_whole(source: Path | bytes) -> tuple[str, bytes]:
                     expected=f"at most {MAX_BUNDLE_BYTES} bytes",
                     fix="check that this file is a .qdr bundle",
                 )
-            return where, handle.read(MAX_BUNDLE_BYTES + 1)
+            # One byte more than there should be: a file that grows is noticed, never followed.
+            data = handle.read(status.st_size + 1)
     except OSError as error:
         raise BundleError(
             f"cannot read bundle: {error.strerror}",
@@ -222,6 +232,14 @@ def _read_whole(source: Path | bytes) -> tuple[str, bytes]:
             expected="a .qdr file made by `qdr-edge export`",
             fix="check the path",
         ) from error
+    if len(data) != status.st_size:
+        raise BundleError(
+            "the file changed while it was read",
+            where=where,
+            expected=f"{status.st_size} bytes",
+            fix="wait until it is written completely, then try again",
+        )
+    return data
 
 
 def _manifest_bytes(data: bytes, table: Mapping[str, ContainerEntry], where: str) -> bytes:
@@ -290,6 +308,14 @@ def _verify_entries(
             "the manifest",
             where=where,
             expected="exactly the listed entries",
+            fix="obtain the bundle again from its maker",
+        )
+    if not names:
+        # The manifest's own checks ask only listed entries to be complete.
+        raise BundleError(
+            "the bundle holds no model",
+            where=where,
+            expected="an entry for every artefact",
             fix="obtain the bundle again from its maker",
         )
     entries: dict[str, bytes] = {}

@@ -26,14 +26,19 @@ INTERRUPTED = 130
 ORDER = (
     "data",
     "train",
+    "quantize",
     "import",
     "export",
     "lint",
+    "parity",
+    "keys",
     "inspect",
     "verify",
+    "install",
     "run",
     "evaluate",
     "bench",
+    "engine",
     "doctor",
 )
 # Which extra brings a module that a device does not install.

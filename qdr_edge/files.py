@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,28 +23,56 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     path = Path(path)
     temporary = None
+    replaced = False
     try:
-        # The temporary file must be in the same folder: rename is atomic within a file system only.
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # mkstemp makes files private; a result is as readable as any file the user writes.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-        temporary = None
+        # A result is as readable as any file the user writes; a temporary file is private.
+        temporary = _write_beside(path, data, 0o666 & ~_umask())
+        temporary.replace(path)
+        temporary, replaced = None, True
         sync_folder(path.parent)
     except OSError as error:
         raise OutputError(
-            f"cannot write: {error.strerror or error}",
+            f"written, but a power cut could still undo it: {error.strerror or error}"
+            if replaced
+            else f"cannot write: {error.strerror or error}",
             where=str(path),
             expected="a writable folder with free space",
-            fix="choose another output folder; what stood there before is untouched",
+            fix="write it again"
+            if replaced
+            else "choose another output folder; what stood there before is untouched",
         ) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        _discard(temporary)
+
+
+def write_once(path: Path, content: bytes, *, mode: int, what: str = "a file") -> None:
+    """Write a file whole or not at all, never over an existing one.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        mode: its permissions, from the first instant on.
+        what: what to call an existing file in the error.
+
+    Raises:
+        OutputError: the file exists or cannot be written.
+    """
+    temporary = None
+    try:
+        temporary = _write_beside(path, content, mode)
+        # A hard link fails if the name exists; a rename would silently replace it.
+        os.link(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        exists = isinstance(error, FileExistsError)
+        raise OutputError(
+            f"{what} exists here already" if exists else f"cannot write: {error.strerror or error}",
+            where=str(path),
+            expected="a free name in a writable folder",
+            fix="choose another name, or move the old file away first",
+        ) from error
+    finally:
+        _discard(temporary)
 
 
 def make_folder(
@@ -93,6 +122,32 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
+
+
+def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+    """Write and sync a temporary file in `path`'s own folder: a rename is atomic only there."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left[:_CHUNK_BYTES]) :]
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        _discard(temporary)
+        raise
+    return temporary
+
+
+def _discard(temporary: Path | None) -> None:
+    """Remove a temporary file, if any; a disk that refuses must not hide the first error."""
+    if temporary is not None:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

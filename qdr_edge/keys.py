@@ -7,14 +7,13 @@ A key's id is the first 16 hexadecimal digits of the SHA-256 of its raw public k
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qdr_edge.errors import OutputError, SignatureError
-from qdr_edge.files import atomic_write, make_folder, sha256_bytes
+from qdr_edge.files import atomic_write, make_folder, sha256_bytes, write_once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -68,6 +67,14 @@ class PublicKey:
             Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         )
 
+    def save(self, path: Path) -> None:
+        """Write a PEM file that everybody may read; an existing file is never replaced.
+
+        Raises:
+            OutputError: the file exists or cannot be written.
+        """
+        write_once(path, self.to_pem(), mode=0o644, what="a key")
+
     @classmethod
     def load(cls, path: Path) -> PublicKey:
         """Read a PEM file.
@@ -84,7 +91,8 @@ class PublicKey:
         )
 
         try:
-            key = load_pem_public_key(_read_small(path))
+            content, _ = _read_small(path)
+            key = load_pem_public_key(content)
         except (ValueError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PublicKey):
@@ -92,7 +100,7 @@ class PublicKey:
                 "not an Ed25519 public key",
                 where=str(path),
                 expected="a PEM file with BEGIN PUBLIC KEY",
-                fix="export it with `openssl pkey -in KEY -pubout`",
+                fix="write it with `qdr-edge keys show KEY --out FILE`",
             )
         return cls(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
@@ -121,8 +129,8 @@ class SigningKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        content = _read_small(path)
-        if path.stat().st_mode & 0o077:
+        content, mode = _read_small(path)
+        if mode & 0o077:
             raise SignatureError(
                 "private key can be read by other users",
                 where=str(path),
@@ -138,7 +146,7 @@ class SigningKey:
                 "not an unencrypted Ed25519 private key",
                 where=str(path),
                 expected="a PEM file with BEGIN PRIVATE KEY",
-                fix="make one with `openssl genpkey -algorithm ed25519`",
+                fix="make one with `qdr-edge keys new`",
             )
         return cls(key)
 
@@ -156,6 +164,23 @@ class SigningKey:
 
         pem = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_private(path, pem)
+
+    def save_pair(self, path: Path, public_path: Path) -> None:
+        """Write the private file as `save` does, and the public one beside it.
+
+        Raises:
+            OutputError: one of them exists or cannot be written.
+        """
+        if public_path.exists():
+            # Looked at first, so that no private file is left without its public one.
+            raise OutputError(
+                "a key exists here already",
+                where=str(public_path),
+                expected="a free name",
+                fix="choose another name, or move the old file away first",
+            )
+        self.save(path)
+        self.public.save(public_path)
 
     @property
     def public(self) -> PublicKey:
@@ -263,31 +288,25 @@ def write_private(path: Path, content: bytes) -> None:
         OutputError: the file exists or cannot be written.
     """
     make_folder(path.parent, mode=0o700, fix=_OTHER_HOME)
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # A hard link fails if the name exists; rename would silently replace a key.
-        os.link(temporary, path)
-    except OSError as error:
-        exists = isinstance(error, FileExistsError)
-        raise OutputError(
-            "a secret exists here already" if exists else f"cannot write: {error.strerror}",
-            where=str(path),
-            expected="a free name in a writable folder",
-            fix="choose another name, or move the old file away first",
-        ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    write_once(path, content, mode=0o600, what="a secret")
 
 
-def _read_small(path: Path) -> bytes:
+def public_key_of(path: Path) -> PublicKey:
+    """The public half of a key file, private or public.
+
+    Raises:
+        SignatureError: the file holds no Ed25519 key, or is a private one that others can read.
+    """
+    content, _ = _read_small(path)
+    private = b"PRIVATE KEY-----" in content
+    return SigningKey.load(path).public if private else PublicKey.load(path)
+
+
+def _read_small(path: Path) -> tuple[bytes, int]:
+    """A key file's content and its mode, both of the very file that was opened."""
     try:
         with path.open("rb") as handle:
+            mode = os.fstat(handle.fileno()).st_mode
             content = handle.read(MAX_KEY_FILE_BYTES + 1)
     except OSError as error:
         raise SignatureError(
@@ -303,4 +322,4 @@ def _read_small(path: Path) -> bytes:
             expected=f"a PEM file of at most {MAX_KEY_FILE_BYTES} bytes",
             fix="check the path",
         )
-    return content
+    return content, mode

@@ -345,7 +345,9 @@ class Manifest(_Part):
         """
         value = _parse(raw, where)
         version = value.get("schema_version")
-        if value.get("format") == FORMAT and version not in READABLE_VERSIONS:
+        # The type too: JSON's true equals 1 in Python, here and in pydantic's Literal.
+        known = type(version) is int and version in READABLE_VERSIONS
+        if value.get("format") == FORMAT and not known:
             raise CompatibilityError(
                 f"bundle with manifest schema {version!r}",
                 where=where,

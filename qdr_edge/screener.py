@@ -22,7 +22,8 @@ from qdr_edge.errors import (
 from qdr_edge.files import sha256_bytes
 from qdr_edge.gate import GateLimits, check
 from qdr_edge.preprocess import PreprocessSpec, load_image
-from qdr_edge.runtime import Session, choose_target, open_bundle
+from qdr_edge.runtime import MapSession, Session, choose_target, open_bundle
+from qdr_edge.runtime.pixels import no_maps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,11 +52,14 @@ class Look:
         pixels: uint8 [3, S, S]; None if the image could not be read.
         logits: float32 [K]; None if the image never reached the network.
         decision: What the device answers.
+        maps: float32 [K, h, w], where in the pixels each label's logit came from; None if they were
+            not asked for or the image never reached the network.
     """
 
     pixels: NDArray[np.uint8] | None
     logits: NDArray[np.float32] | None
     decision: Decision
+    maps: NDArray[np.float32] | None = None
 
 
 def load(
@@ -71,7 +75,8 @@ def load(
     """Verify a bundle, open its model and run the power-on self-test.
 
     Args:
-        path: the `.qdr` file.
+        path: the `.qdr` file, or the folder of `qdr-edge install --root`: then the active bundle
+            under the device's own rollback counter.
         target: which artefact; None takes the first that runs on this machine.
         threads: threads of one inference; 0 takes every core this process may use.
         allow_unsigned: accept a bundle without a signature, for tests.
@@ -85,13 +90,38 @@ def load(
         BackendError: the runtime is missing or refuses the model.
         SelfTestError: a golden vector did not come out as recorded.
     """
+    file, content = Path(path), None
+    if file.is_dir():
+        from qdr_edge.slots import read_active
+
+        active = read_active(file)
+        file, content = active.path, active.content
+        minimum_security_version = max(minimum_security_version, active.state.security_version)
     bundle = read_bundle(
-        Path(path),
+        file if content is None else content,
         trust=trust,
         allow_unsigned=allow_unsigned,
         minimum_security_version=minimum_security_version,
         on_step=on_step,
+        origin=file,
     )
+    return open_screener(bundle, target=target, threads=threads, on_step=on_step)
+
+
+def open_screener(
+    bundle: Bundle,
+    *,
+    target: str | None = None,
+    threads: int = 0,
+    on_step: OnStep | None = None,
+) -> Screener:
+    """The second half of `load`, for a bundle that `read_bundle` verified: model and self-test.
+
+    Raises:
+        CompatibilityError: nothing in the bundle is for this machine.
+        BackendError: the runtime is missing or refuses the model.
+        SelfTestError: a golden vector did not come out as recorded.
+    """
     report = on_step or (lambda _line: None)
     name = target if target is not None else choose_target(bundle)
     session = open_bundle(bundle, name, threads)
@@ -147,17 +177,28 @@ class Screener:
         """
         return self.look(image).decision
 
-    def look(self, image: Image) -> Look:
+    def look(self, image: Image, *, maps: bool = False) -> Look:
         """As `screen`, with the pixels and logits behind the decision: for those who evaluate.
 
+        Args:
+            image: as for `screen`.
+            maps: compute class activation maps too.
+
         Raises:
-            BackendError: the screener is closed.
+            BackendError: the screener is closed, or its artefact computes no maps.
         """
         self._check_open()
+        if maps and not self.has_maps:
+            raise no_maps()
         if self._fault:
             decision = rejected(Outcome.FAULT, self._fault, self.spec.modality)
             return Look(None, None, self._sealed(decision))
-        return self._look(image)
+        return self._look(image, maps=maps)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether this artefact computes class activation maps."""
+        return isinstance(self.session, MapSession) and self.session.has_maps
 
     def screen_eye(self, images: Sequence[Image]) -> Decision:
         """Decide about all images of one eye: each label's largest logit counts.
@@ -214,7 +255,7 @@ class Screener:
     ) -> None:
         self.close()
 
-    def _look(self, image: Image) -> Look:
+    def _look(self, image: Image, *, maps: bool = False) -> Look:
         modality = self.spec.modality
         try:
             pixels = load_image(image, self.spec)
@@ -226,15 +267,20 @@ class Screener:
         if gate.outcome is not None:
             decision = rejected(gate.outcome, gate.reason, modality)
             return Look(pixels, None, self._sealed(decision))
+        found = None
         try:
-            logits = self.session.infer(pixels[None])[0]  # [3, S, S] -> [1, 3, S, S] -> [K]
+            batch = pixels[None]  # [3, S, S] -> [1, 3, S, S]
+            if maps and isinstance(self.session, MapSession):
+                logits, found = (part[0] for part in self.session.infer_maps(batch))
+            else:
+                logits = self.session.infer(batch)[0]  # [K]
         except Exception as error:
             if self._closed:
                 raise
             # Whatever a runtime throws, the answer to a patient's image is FAULT, not a traceback.
             decision = rejected(Outcome.FAULT, f"inference failed: {error}", modality)
             return Look(pixels, None, self._sealed(decision))
-        return Look(pixels, logits, self._sealed(decide(logits, self.rule, modality)))
+        return Look(pixels, logits, self._sealed(decide(logits, self.rule, modality)), found)
 
     def _run_golden(self) -> SelfTestResult:
         vectors = self.bundle.manifest.golden

@@ -60,10 +60,21 @@ ORT_X86: Final = Target(
     "ort-x86", "onnxruntime", ">=1.20,<2", ("x86_64",), "ONNX Runtime on x86-64 CPUs"
 )
 OPENVINO: Final = Target("openvino", "openvino", ">=2025.0", (), "OpenVINO on CPUs")
-TENSORRT: Final = Target(
-    "tensorrt", "tensorrt", ">=10.3", ("nvidia",), "TensorRT on NVIDIA GPUs and Jetson"
+TENSORRT_10: Final = Target(
+    "tensorrt-10",
+    "tensorrt",
+    ">=10.3,<11",
+    ("nvidia",),
+    "TensorRT 10 on NVIDIA GPUs and Jetson (JetPack 6)",
 )
-BUILTIN: Final = {target.name: target for target in (ORT_X86, OPENVINO, TENSORRT)}
+TENSORRT_11: Final = Target(
+    "tensorrt-11",
+    "tensorrt",
+    ">=11,<12",
+    ("nvidia",),
+    "TensorRT 11 on NVIDIA GPUs and Jetson (JetPack 7.2.2)",
+)
+BUILTIN: Final = {target.name: target for target in (ORT_X86, OPENVINO, TENSORRT_10, TENSORRT_11)}
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,12 @@ def working_entries(seed: int = 0) -> tuple[Manifest, dict[str, bytes]]:
     artefacts = {
         "ort-x86": Artefact(entry=ORT, backend="onnxruntime", opset=19, **step),
         "openvino": Artefact(entry=OPENVINO, backend="openvino", opset=19, **step),
-        "tensorrt": Artefact(entry=ORT, backend="tensorrt", opset=19, requires=("nvidia",)),
+        **{
+            name: Artefact(
+                entry=ORT, backend="tensorrt", opset=19, requires=("nvidia",), runtime=versions
+            )
+            for name, versions in (("tensorrt-10", ">=10.3,<11"), ("tensorrt-11", ">=11,<12"))
+        },
     }
     described = manifest(decision=decisions, artefacts=artefacts, golden=tuple(golden))
     return described, {ORT: model, OPENVINO: model, **pictures}

@@ -186,7 +186,7 @@ def edited(content: bytes, *rewrites: Rewrite) -> bytes:
 
 
 def unsigned_codes(editor: Editor) -> None:
-    """Activations as uint8 with zero point 128."""
+    """Activations as uint8 with zero point 128, as ONNX Runtime's quantizer writes them."""
     zero = editor.constant("middle", np.array(128, np.uint8))
     for node in editor.of("QuantizeLinear", "DequantizeLinear"):
         if len(node.input) > 2 and editor.view.zero_point(node).dtype == np.int8:
@@ -194,7 +194,7 @@ def unsigned_codes(editor: Editor) -> None:
 
 
 def weights_as_floats(editor: Editor) -> None:
-    """Weights as floats behind QuantizeLinear, as in exports of fake-quantized networks."""
+    """Weights stored as floats behind QuantizeLinear, as fake-quantized exports have."""
     for node in editor.of("Conv", "Gemm"):
         dequantize = editor.weight(node)
         codes, scale = (editor.view.constants[name] for name in dequantize.input[:2])
@@ -225,7 +225,7 @@ def product_and_sum(editor: Editor) -> None:
     """Gemm as a MatMul of the transposed weight, then an Add of the bias."""
     for node in editor.of("Gemm"):
         dequantize = editor.weight(node)
-        codes = editor.view.constants[dequantize.input[0]]
+        codes, _scale = (editor.view.constants[name] for name in dequantize.input[:2])
         stored = editor.constant("transposed", np.ascontiguousarray(codes.T))
         weight = helper.make_node(
             "DequantizeLinear", [stored, dequantize.input[1]], ["transposed/d"], axis=1

@@ -14,7 +14,10 @@ def export(
     ],
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Target to emit for; repeatable. Default: ort-x86 openvino tensorrt."),
+        typer.Option(
+            help="Target to emit for; repeatable; all for every profile. "
+            "Default: ort-x86 openvino tensorrt-10 tensorrt-11."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundles; RUN/export.")] = None,
     data: Annotated[
@@ -35,8 +38,33 @@ def export(
             "recipe says.",
         ),
     ] = None,
+    security_version: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**31 - 1,
+            help="Rollback counter: a device refuses what is older than the highest it installed.",
+        ),
+    ] = 0,
+    max_flips: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Per cent of decisions that may flip where a target does not compute the "
+            "reference's integers; where it does, none may.",
+        ),
+    ] = 0.2,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Points of mAP that int8 may cost against float."),
+    ] = 2.0,
+    maps: Annotated[
+        bool,
+        typer.Option("--maps", help="Add class activation maps as a second output of the network."),
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Seal in spite of decision flips, marked unproven.")
+        bool, typer.Option("--force", help="Seal in spite of a failed gate, marked unproven.")
     ] = False,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for all cores.")] = 0,
 ) -> None:
@@ -48,12 +76,13 @@ def export(
     from qdr_edge.keys import SigningKey, development_key
     from qdr_edge.operating_point import Target
     from qdr_export import tables
+    from qdr_export.parity import Limits
     from qdr_export.pipeline import export_student
-    from qdr_export.profiles import DEFAULT_TARGETS, load_profile
-    from qdr_export.run_folder import file_stem, find_students
+    from qdr_export.profiles import load_profile, target_names
+    from qdr_export.run_folder import find_students, student_stem
 
     console = Console(highlight=False)
-    profiles = [load_profile(t) for t in dict.fromkeys(target or DEFAULT_TARGETS)]
+    profiles = [load_profile(t) for t in target_names(target)]
     run_name, students = find_students(run, data)
     folder = out if out is not None else students[0].folder.parent / "export"
     if key is not None:
@@ -64,7 +93,7 @@ def export(
         tables.print_development_key(console, development)
     exported = []
     for student in students:
-        stem = file_stem(name or run_name, student.checkpoint.modality)
+        stem = student_stem(name or run_name, student)
         wanted = Target.from_dict(student.checkpoint.operating_point)
         if target_sensitivity is not None:
             wanted = replace(wanted, kind="sensitivity", sensitivity=target_sensitivity)
@@ -76,6 +105,9 @@ def export(
                 out=folder,
                 key=signing,
                 operating_target=wanted,
+                security_version=security_version,
+                limits=Limits(flips=max_flips / 100, drop=max_drop),
+                maps=maps,
                 force=force,
                 threads=threads,
                 progress=report,
@@ -97,7 +129,7 @@ def lint(
     from qdr_edge.errors import ExportError
     from qdr_export import tables
     from qdr_export.lint import lint_model
-    from qdr_export.profiles import DEFAULT_TARGETS
+    from qdr_export.profiles import target_names
 
     try:
         content = model.read_bytes()
@@ -110,7 +142,7 @@ def lint(
         ) from error
     console = Console(highlight=False)
     errors = 0
-    for name in dict.fromkeys(target or DEFAULT_TARGETS):
+    for name in target_names(target):
         findings = lint_model(content, name, where=str(model))
         tables.print_findings(console, model, name, findings)
         errors += sum(finding.severity == "error" for finding in findings)

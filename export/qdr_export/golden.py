@@ -1,14 +1,15 @@
 """Golden vectors: images a device runs at every start, with all that must come out.
 
-Pictures are decoded and encoded again as PNG: nothing of the original file (names, dates, camera,
-location) comes along. They still show what they show: a bundle trained on patients' images holds
-patients' images.
+Gradable pictures are validation images, decoded and encoded again as PNG: nothing of the original
+file (names, dates, camera, location) comes along. They still show what they show: a bundle trained
+on patients' images holds patients' images. The ungradable and the invalid one are drawn here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,16 @@ class GoldenSet:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An encoded image and what the pipeline makes of it."""
+    """An encoded image and what the pipeline makes of it.
+
+    Args:
+        margin: By how much every logit may change without another decision.
+    """
 
     image: bytes
     tensor: Pixels | None
     decision: Decision
+    margin: float = 0.0
 
 
 def make_golden(
@@ -52,6 +58,7 @@ def make_golden(
     limits: GateLimits,
     reference: Infer,
     targets: Mapping[str, Infer],
+    tolerance: float,
 ) -> GoldenSet:
     """Choose validation images, and record what every target answers.
 
@@ -61,13 +68,15 @@ def make_golden(
         limits: The gate.
         reference: uint8 [N, 3, S, S] → logits [N, K], of the reference.
         targets: The same for every target; one that cannot run here is given the reference.
+        tolerance: By how much a target's logits may differ: images whose decision that would change
+            are taken only where there are no others.
 
     Raises:
         ExportError: No validation image passes the gate.
     """
     spec = student.checkpoint.preprocess
     look = _Pipeline(spec, rule, limits, reference)
-    chosen = _gradable(student, look)
+    chosen = _gradable(student, look, tolerance)
     if not chosen:
         raise ExportError(
             "no validation image passes the image-quality gate",
@@ -76,9 +85,8 @@ def make_golden(
             fix="look at the images with `qdr-edge data`, or give other validation images",
         )
     pictures = list(chosen.items())
-    first = next(iter(chosen.values()))
-    pictures += [("ungradable", _ungradable([seen.image for seen in chosen.values()], look))]
-    pictures += [("invalid", _invalid(first.image, look))]
+    ungradable = _ungradable([seen.image for seen in chosen.values()], look)
+    pictures += [("ungradable", ungradable), ("invalid", _invalid(look))]
     vectors, entries = [], {}
     for name, seen in pictures:
         suffix = "bin" if name == "invalid" else "png"
@@ -126,7 +134,8 @@ class _Pipeline:
         if gate.outcome is not None:
             return _Seen(image, tensor, rejected(gate.outcome, gate.reason, modality))
         logits = self._infer(tensor[None])[0]
-        return _Seen(image, tensor, decide(logits, self._rule, modality))
+        decision = decide(logits, self._rule, modality)
+        return _Seen(image, tensor, decision, _margin(decision, self._rule))
 
 
 def _recorded(seen: _Seen, targets: Mapping[str, Infer]) -> dict[str, tuple[str, ...]]:
@@ -139,7 +148,14 @@ def _recorded(seen: _Seen, targets: Mapping[str, Infer]) -> dict[str, tuple[str,
     }
 
 
-def _gradable(student: Student, look: _Pipeline) -> dict[str, _Seen]:
+def _margin(decision: Decision, rule: DecisionRule) -> float:
+    results = zip(decision.labels, rule.logit_thresholds, strict=True)
+    nearest = min(abs(label.score - threshold) for label, threshold in results)
+    # Exclusive labels are scored against each other: both sides may change.
+    return nearest / 2 if rule.labels.exclusive else nearest
+
+
+def _gradable(student: Student, look: _Pipeline, tolerance: float) -> dict[str, _Seen]:
     """Up to four images, positive and negative in turn where both occur."""
     found: dict[Outcome, list[_Seen]] = {Outcome.POSITIVE: [], Outcome.NEGATIVE: []}
     half = GRADABLE_IMAGES // 2
@@ -147,15 +163,28 @@ def _gradable(student: Student, look: _Pipeline) -> dict[str, _Seen]:
         seen = look(encode(decode(sample.file, look.spec), 2 * look.spec.size))
         if seen.decision.outcome in found:
             found[seen.decision.outcome].append(seen)
-        if all(len(kind) >= half for kind in found.values()):
+        clear = [sum(_is_clear(one, tolerance) for one in kind) for kind in found.values()]
+        if min(clear) >= half:
             break
-    positive, negative = found[Outcome.POSITIVE], found[Outcome.NEGATIVE]
+    positive, negative = (_clear_first(kind, tolerance) for kind in found.values())
     # What one kind lacks the other fills up.
     keep = {
         "positive": positive[: max(half, GRADABLE_IMAGES - len(negative))],
         "negative": negative[: max(half, GRADABLE_IMAGES - len(positive))],
     }
     return {f"{kind}-{i}": seen for kind, some in keep.items() for i, seen in enumerate(some)}
+
+
+def _is_clear(seen: _Seen, tolerance: float) -> bool:
+    """Whether its decision holds whatever a target's tolerance allows."""
+    return seen.margin > tolerance or tolerance == 0
+
+
+def _clear_first(seen: list[_Seen], tolerance: float) -> list[_Seen]:
+    """Images of clear decision in their order, then the others, the widest margin first."""
+    clear = [one for one in seen if _is_clear(one, tolerance)]
+    rest = [one for one in seen if not _is_clear(one, tolerance)]
+    return clear + sorted(rest, key=lambda one: -one.margin)
 
 
 def encode(rgb: Pixels, longest_side: int) -> bytes:
@@ -175,20 +204,36 @@ def encode(rgb: Pixels, longest_side: int) -> bytes:
 
 
 def _ungradable(images: list[bytes], look: _Pipeline) -> _Seen:
-    for image in images:
-        rgb = decode(image, look.spec)
-        for spoiled in _spoiled(rgb):
-            # PNG loses nothing: what the gate says of the pixels it will say of the file.
-            if look.outcome(spoiled) is Outcome.UNGRADABLE:
-                seen = look(encode(spoiled, max(rgb.shape)))
-                if seen.decision.outcome is Outcome.UNGRADABLE:
-                    return seen
+    """A drawn picture that the gate calls ungradable; a spoiled one of `images` if none is."""
+    spoiled = (picture for image in images for picture in _spoiled(decode(image, look.spec)))
+    for picture in chain(_drawn(2 * look.spec.size), spoiled):
+        # PNG loses nothing: what the gate says of the pixels it will say of the file.
+        if look.outcome(picture) is Outcome.UNGRADABLE:
+            seen = look(encode(picture, max(picture.shape)))
+            if seen.decision.outcome is Outcome.UNGRADABLE:
+                return seen
     raise ExportError(
         "the image-quality gate calls no spoiled image ungradable",
         expected="a gate that rejects a blurred, dark, bright or noisy picture",
         fix="give unusable validation images the grade 3 in a column `quality`: the gate is not "
         "fitted on those",
     )
+
+
+def _drawn(side: int) -> Iterator[Pixels]:
+    """Dim discs of a regular pattern, by degrees: structure enough, light too little.
+
+    No patient is in them.
+    """
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    lit = np.hypot(x, y) < 0.45
+    for waves in (12, 16, 20, 24, 10, 8):
+        pattern = np.sin(2 * np.pi * waves * x) * np.sin(2 * np.pi * waves * y)
+        for level in (20, 28, 36, 44, 30, 52):
+            for share in (1.0, 0.7, 0.5):
+                gray = np.where(lit, level + share * level * pattern, 0)
+                tint = gray[..., None] * np.array([1.2, 0.7, 0.4])
+                yield np.clip(np.rint(tint), 0, 255).astype(np.uint8)
 
 
 def _spoiled(rgb: Pixels) -> Iterator[Pixels]:
@@ -213,7 +258,8 @@ def _spoiled(rgb: Pixels) -> Iterator[Pixels]:
         yield np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def _invalid(image: bytes, look: _Pipeline) -> _Seen:
+def _invalid(look: _Pipeline) -> _Seen:
+    image = encode(next(_drawn(look.spec.size)), look.spec.size)
     for broken in (image[: len(image) // 2], image[:64], b"this is not an image\n"):
         seen = look(broken)
         if seen.decision.outcome is Outcome.INVALID_INPUT:

@@ -8,6 +8,12 @@ from qdr_edge.errors import ExportError
 from qdr_export.lint_rules import RULES
 from qdr_export.onnx_graph import GraphView
 
+# Targets that share another's rules: IR is converted from the ONNX form; the same runtime on Arm
+# wants what it wants on x86, …
+_SAME_RULES = {"openvino-ir": "openvino", "ort-arm64": "ort-x86"}
+# … but for these.
+_NOT_THERE = {"ort-arm64": ("unsigned-activations", "saturation")}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -26,7 +32,7 @@ def lint_model(model: bytes, target: str, *, where: str = "") -> list[Finding]:
 
     Args:
         model: ONNX bytes.
-        target: "ort-x86", "openvino" or "tensorrt".
+        target: name of a target, e.g. "ort-x86" or "tensorrt-11".
         where: File, for messages.
 
     Returns:
@@ -35,9 +41,11 @@ def lint_model(model: bytes, target: str, *, where: str = "") -> list[Finding]:
     Raises:
         ExportError: The target has no rules, or the bytes are no ONNX model.
     """
-    rules = [rule for rule in RULES if target in rule.targets]
+    shared = _SAME_RULES.get(target, target)
+    left_out = _NOT_THERE.get(target, ())
+    rules = [rule for rule in RULES if shared in rule.targets and rule.name not in left_out]
     if not rules:
-        known = sorted({name for rule in RULES for name in rule.targets})
+        known = sorted({name for rule in RULES for name in rule.targets} | set(_SAME_RULES))
         raise ExportError(f"no rules for target {target!r}", expected=f"one of {', '.join(known)}")
     view = GraphView(model, where=where)
     findings = [

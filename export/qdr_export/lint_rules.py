@@ -252,23 +252,34 @@ def planar_input(view: GraphView) -> Iterator[Breach]:
 
 
 def zero_zero_point(view: GraphView) -> Iterator[Breach]:
-    """TensorRT quantizes symmetrically: any zero point but a constant 0 is refused or ignored."""
+    """TensorRT quantizes symmetrically: any zero point but a constant 0, one for each scale, is
+    refused. Where a QuantizeLinear names none, ONNX means uint8 and TensorRT takes int8."""
     for node in view.of_type("QuantizeLinear", "DequantizeLinear"):
-        if len(node.input) < 3 or node.input[2] not in view.constants:
+        if len(node.input) < 3 or not node.input[2]:
+            if node.op_type == "QuantizeLinear":
+                yield label(node), "no zero point, so that its codes are uint8"
+            continue
+        zero = view.constants.get(node.input[2])
+        scale = view.constants.get(node.input[1])
+        if zero is None:
             yield label(node), "zero point is no constant"
-        elif view.constants[node.input[2]].any():
-            yield label(node), f"zero point {int(view.constants[node.input[2]].reshape(-1)[0])}"
+        elif zero.any():
+            yield label(node), f"zero point {int(zero.reshape(-1)[0])}"
+        elif scale is not None and zero.size != scale.size:
+            yield label(node), f"{zero.size} zero points for {scale.size} scales"
 
 
 def no_uint8(view: GraphView) -> Iterator[Breach]:
     """TensorRT reads uint8 codes as int8, with a warning only."""
     for node in view.of_type("QuantizeLinear", "DequantizeLinear"):
-        if view.zero_point(node).dtype == np.uint8:
+        computed = len(node.input) > 2 and node.input[2] and node.input[2] not in view.constants
+        if not computed and view.zero_point(node).dtype == np.uint8:
             yield label(node), "uint8 codes"
 
 
 def explicit_axis(view: GraphView) -> Iterator[Breach]:
-    """Where `axis` is missing, TensorRT's parser takes 0 and ONNX takes 1."""
+    """Where `axis` is missing, the parser of TensorRT 10.3 takes 0 and ONNX takes 1, as TensorRT 11
+    does."""
     for node in view.of_type("QuantizeLinear", "DequantizeLinear"):
         scale = view.constants.get(node.input[1])
         if scale is not None and scale.size > 1 and "axis" not in attributes(node):
@@ -324,8 +335,34 @@ def large_products(view: GraphView) -> Iterator[Breach]:
                 yield label(node), f"weight {list(shape)} in int8"
 
 
-_X86, _OV, _TRT = "ort-x86", "openvino", "tensorrt"
-_ALL = (_X86, _OV, _TRT)
+def pooled_stem(view: GraphView) -> Iterator[Breach]:
+    """TensorRT fuses a first convolution, its Relu and a MaxPool. With an int8 weight of 3 input
+    channels a build was reported to end with "Could not find any implementation" for the three
+    (TensorRT 10.16, compute capability 8.6)."""
+    for node in view.of_type("Conv"):
+        weight = view.dequantized(node.input[1])
+        if weight is None or view.constants[weight.input[0]].shape[1] != 3:
+            continue
+        last = _through_relu(view, node)
+        readers = view.consumers.get(last.output[0], [])
+        if [reader.op_type for reader in readers] == ["QuantizeLinear"]:
+            readers = _readers_behind(view, readers[0])
+        if last is not node and [reader.op_type for reader in readers] == ["MaxPool"]:
+            yield label(node), "int8 weight, and only a MaxPool reads its Relu"
+
+
+def typed_half(view: GraphView) -> Iterator[Breach]:
+    """TensorRT 11 runs a network as it is typed: no flag lowers a float32 layer to half precision,
+    which is several times faster on the same GPU."""
+    for node in view.of_type(*_MATRIX):
+        weight = view.constants.get(node.input[1])
+        if weight is not None and weight.dtype == np.float32:
+            yield label(node), "float32 weight"
+
+
+_X86, _OV, _TRT10, _TRT11 = "ort-x86", "openvino", "tensorrt-10", "tensorrt-11"
+_TRT = (_TRT10, _TRT11)
+_ALL = (_X86, _OV, *_TRT)
 
 RULES: tuple[Rule, ...] = (
     Rule("static-shape", _ALL, "warning", static_shape, "fix every dimension, batch 1"),
@@ -358,14 +395,18 @@ RULES: tuple[Rule, ...] = (
          "put LeakyRelu(alpha=1) before the pool (the openvino emitter does)"),
     Rule("even-zero-point", (_OV,), "warning", even_zero_point, "use 0 or 128"),
     Rule("planar-input", (_OV,), "warning", planar_input, "feed [N, C, H, W]"),
-    Rule("zero-zero-point", (_TRT,), "error", zero_zero_point, "write a constant int8 0"),
-    Rule("no-uint8", (_TRT,), "error", no_uint8, "use int8; cast a uint8 input to float first"),
-    Rule("explicit-axis", (_TRT,), "error", explicit_axis, "write axis=0 for a weight"),
-    Rule("float-bias", (_TRT,), "error", float_bias, "store the bias as a float initializer"),
-    Rule("quantized-conv-input", (_TRT,), "warning", quantized_conv_input,
+    Rule("zero-zero-point", _TRT, "error", zero_zero_point,
+         "write a constant int8 0 for each scale"),
+    Rule("no-uint8", _TRT, "error", no_uint8, "use int8; cast a uint8 input to float first"),
+    Rule("explicit-axis", (_TRT10,), "error", explicit_axis, "write axis=0 for a weight"),
+    Rule("float-bias", _TRT, "error", float_bias, "store the bias as a float initializer"),
+    Rule("quantized-conv-input", _TRT, "warning", quantized_conv_input,
          "put Q/DQ before the convolution, or leave its weight float"),
-    Rule("fusible-residual", (_TRT,), "warning", fusible_residual,
+    Rule("fusible-residual", _TRT, "warning", fusible_residual,
          "keep Q/DQ on the identity branch only"),
-    Rule("grouped-channels", (_TRT,), "warning", grouped_channels, "leave its weight float"),
-    Rule("large-products", (_TRT,), "warning", large_products, "leave its weight float"),
+    Rule("grouped-channels", _TRT, "warning", grouped_channels, "leave its weight float"),
+    Rule("large-products", _TRT, "warning", large_products, "leave its weight float"),
+    Rule("pooled-stem", _TRT, "warning", pooled_stem, "leave its weight float"),
+    Rule("typed-half", (_TRT11,), "warning", typed_half,
+         "store weight and bias as float16 and cast its input (the tensorrt-11 emitter does)"),
 )  # fmt: skip

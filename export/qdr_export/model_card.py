@@ -28,7 +28,7 @@ GOLDEN_IMAGES = (
     "the bundle."
 )
 TENSORRT = (
-    "The TensorRT graph was checked statically and executed by ONNX Runtime; it was not run on "
+    "TensorRT graphs were checked statically and executed by ONNX Runtime; they were not run on "
     "NVIDIA hardware before sealing."
 )
 

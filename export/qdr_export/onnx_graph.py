@@ -85,16 +85,25 @@ class GraphBuilder:
             producer_name=PRODUCER,
         )
         helper.set_model_props(model, dict(metadata or {}))
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(
-                f"the graph is not valid: {error}",
-                where=name,
-                expected="operators, shapes and labels that fit each other",
-                fix="the checkpoint's graph contradicts itself: train it again",
-            ) from error
+        check_model(model, name)
         return model
+
+
+def check_model(model: ModelProto, where: str) -> None:
+    """Check operators, types and shapes.
+
+    Raises:
+        ExportError: They contradict each other.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the graph is not valid: {error}",
+            where=where,
+            expected="operators, shapes and labels that fit each other",
+            fix="the checkpoint's graph contradicts itself: train it again",
+        ) from error
 
 
 class GraphView:

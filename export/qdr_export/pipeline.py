@@ -10,19 +10,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qdr_edge.errors import ParityError
 from qdr_edge.files import atomic_write, make_folder
 from qdr_edge.keys import SigningKey
 from qdr_edge.operating_point import Target
+from qdr_edge.preprocess import load_image
 from qdr_export.emission import Emission, emit_all
 from qdr_export.golden import make_golden
+from qdr_export.map_evidence import MapEvidence, judge_maps
 from qdr_export.operating_point import OperatingPoint, fit_operating_point
-from qdr_export.parity import ParityReport, compare_rungs
+from qdr_export.parity import (
+    GATES,
+    Limits,
+    ParityReport,
+    Truth,
+    compare_rungs,
+    computes_integers,
+)
+from qdr_export.parity_page import render
 from qdr_export.profiles import Profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import Student
 from qdr_export.rungs import open_artefact, run_rungs
-from qdr_export.seal import is_proven, read_back_summary, seal_student
+from qdr_export.seal import (
+    is_proven,
+    logit_step,
+    read_back_summary,
+    seal_student,
+    tolerance_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,12 @@ class Exported:
     parity: ParityReport
     point: OperatingPoint
     proven: bool
+    page: Path
+    maps: MapEvidence | None = None
+
+
+# Validation images that set the range of the maps; more would hardly widen it.
+_MAP_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,9 @@ def export_student(
     out: Path,
     key: SigningKey,
     operating_target: Target | None = None,
+    security_version: int = 0,
+    limits: Limits | None = None,
+    maps: bool = False,
     force: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
@@ -73,30 +101,46 @@ def export_student(
         out: Folder; made if missing.
         key: Signs the bundle.
         operating_target: What to fit thresholds and gate for; None takes the recipe's.
-        force: Seal in spite of decision flips; the bundle is then marked unproven.
+        security_version: Rollback counter of the bundle.
+        limits: What the gates allow.
+        maps: Compute class activation maps as a second output.
+        force: Seal in spite of a failed gate; the bundle is then marked unproven.
         threads: Threads of a runtime; 0 takes every core.
         progress: Where to report.
 
     Raises:
-        ParityError: A decision flips. NAME.parity.json lists each one.
-        ExportError: The network cannot be expressed for a target.
+        ParityError: A gate failed. NAME.parity.json has every exception.
+        ExportError: The network cannot be expressed for a target, or has no maps.
         OutputError: The folder cannot be written.
     """
     report = progress or Progress()
     make_folder(out)
     report.step("emitting")
-    emission = emit_all(student.checkpoint, profiles)
+    emission = emit_all(student.checkpoint, profiles, _calibration(student) if maps else None)
     report.step("running every form")
     outputs = run_rungs(student, emission, threads=threads, advance=report.advance)
     report.step("fitting the operating point")
     point = fit_operating_point(student, outputs, operating_target)
     report.step("comparing")
     images = [str(sample.file) for sample in student.samples]
-    parity = compare_rungs(outputs, emission, point.rule, images)
-    parity_file = out / f"{name}.parity.json"
-    atomic_write(parity_file, parity_document(name, student, emission, point, parity))
+    validation = student.samples.select(split="val")
+    parity = compare_rungs(
+        outputs,
+        emission,
+        point.rule,
+        images,
+        exact=computes_integers(student.checkpoint),
+        limits=limits,
+        truth=Truth(np.arange(len(validation)), validation.targets(), validation.patients()),
+    )
+    explained = judge_maps(student, outputs, point.rule)
+    document = parity_document(name, student, emission, point, parity, explained)
+    parity_file, page = out / f"{name}.parity.json", out / f"{name}.parity.html"
+    atomic_write(parity_file, as_json(document))
+    atomic_write(page, render(document))
     if parity.failures and not force:
-        raise _flips(parity, parity_file)
+        fix = "see the file for every exception; --force seals the bundle marked unproven"
+        raise gate_error(parity, parity_file, fix)
     report.step("making golden vectors")
     with ExitStack() as stack:
         reference = Reference(emission.canonical).infer
@@ -106,13 +150,46 @@ def export_student(
                 session = open_artefact(artefact, threads)
                 stack.callback(session.close)
                 targets[target] = session.infer
-        golden = make_golden(student, point.rule, point.limits, reference, targets)
+        tolerance = logit_step(outputs) * max(
+            tolerance_steps(profile, student.checkpoint) for profile in profiles
+        )
+        golden = make_golden(student, point.rule, point.limits, reference, targets, tolerance)
     report.step("sealing")
     twin = out / f"{name}.float.onnx"
     atomic_write(twin, emission.float_twin)
     bundle = out / f"{name}.qdr"
-    digest = seal_student(bundle, student, emission, outputs, point, parity, golden, key)
-    return Exported(bundle, twin, parity_file, digest, emission, parity, point, is_proven(parity))
+    digest = seal_student(
+        bundle,
+        student,
+        emission,
+        outputs,
+        point,
+        parity,
+        golden,
+        key,
+        security_version=security_version,
+        maps=explained,
+    )
+    return Exported(
+        bundle=bundle,
+        float_twin=twin,
+        parity_file=parity_file,
+        sha256=digest,
+        emission=emission,
+        parity=parity,
+        point=point,
+        proven=is_proven(parity),
+        page=page,
+        maps=explained,
+    )
+
+
+def _calibration(student: Student) -> NDArray[np.uint8]:
+    """Validation images spread evenly over the table, uint8 [n, 3, S, S]."""
+    rows = student.validation_rows
+    chosen = np.linspace(0, rows - 1, min(rows, _MAP_IMAGES)).astype(int)
+    files = [student.samples[int(row)].file for row in chosen]
+    return np.stack([load_image(file, student.checkpoint.preprocess) for file in files])
 
 
 def parity_document(
@@ -121,12 +198,17 @@ def parity_document(
     emission: Emission,
     point: OperatingPoint,
     parity: ParityReport,
-) -> bytes:
+    maps: MapEvidence | None = None,
+) -> dict[str, Any]:
     """NAME.parity.json: every rung, every exception, and what each runtime executes in int8."""
     n = student.validation_rows
-    document = {
+    return {
         "format": "qdr-parity",
         "version": 1,
+        "made_by": "export",
+        "modality": student.checkpoint.modality,
+        "synthetic": student.checkpoint.synthetic,
+        "proven": is_proven(parity),
         "name": name,
         "images": {"val": n, "test": len(student.samples) - n},
         "rule": point.rule.to_dict(),
@@ -137,8 +219,13 @@ def parity_document(
         },
         "read_back": read_back_summary(emission),
         "evidence": point.evidence(),
+        "maps": None if maps is None else maps.to_dict(),
         **parity.to_dict(),
     }
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """The bytes of a parity document."""
     text = json.dumps(_json_numbers(document), indent=1, sort_keys=True, allow_nan=False)
     return text.encode()
 
@@ -154,14 +241,25 @@ def _json_numbers(value: Any) -> Any:
     return value
 
 
-def _flips(parity: ParityReport, parity_file: Path) -> ParityError:
-    worst = max(parity.failures, key=lambda rung: len(rung.flips))
-    flip = worst.flips[0]
+def gate_error(parity: ParityReport, where: Path, fix: str) -> ParityError:
+    """The error of the gate that failed worst; flips come before the metric."""
+    worst = max(parity.failures, key=lambda rung: (rung.role == GATES, len(rung.flips)))
+    what = f"{worst.name}: {worst.reason}"
+    if worst.role == GATES and worst.flips:
+        flip = worst.flips[0]
+        what = (
+            f"{worst.name} flips {len(worst.flips)} decisions, first {flip.label} of {flip.image}: "
+            f"logit {flip.logit:.6g}, reference {flip.reference_logit:.6g}, "
+            f"threshold {flip.threshold:.6g}"
+        )
+    expected = (
+        f"at most {worst.allowed} of {worst.decisions} decisions other than the reference's"
+        if worst.role == GATES
+        else f"at most {parity.limits.drop:g} points of mAP lost"
+    )
     return ParityError(
-        f"{worst.name} flips {len(worst.flips)} decisions, first {flip.label} of {flip.image}: "
-        f"logit {flip.logit:.6g}, reference {flip.reference_logit:.6g}, "
-        f"threshold {flip.threshold:.6g}",
-        where=str(parity_file),
-        expected="the decision of the reference on every image",
-        fix="see the file for every exception; --force seals the bundle marked unproven",
+        what,
+        where=str(where),
+        expected=expected,
+        fix=fix,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from qdr_edge.errors import ExportError
 from qdr_edge.target import Target
 
-DEFAULT_TARGETS = ("ort-x86", "openvino", "tensorrt")
+DEFAULT_TARGETS = ("ort-x86", "openvino", "tensorrt-10", "tensorrt-11")
+ALL = "all"
 _KEYS = {"name", "backend", "emitter", "runtime", "requires", "description", "tolerance_steps"}
 
 
@@ -37,6 +39,12 @@ def profile_folder() -> Path:
 def profile_names() -> list[str]:
     """Targets there is a profile for."""
     return sorted(path.stem for path in profile_folder().glob("*.yaml"))
+
+
+def target_names(wanted: Iterable[str] | None) -> list[str]:
+    """The targets that `--target` asks for, each once: the default ones, or every one for "all"."""
+    names = list(wanted or DEFAULT_TARGETS)
+    return profile_names() if ALL in names else list(dict.fromkeys(names))
 
 
 def load_profile(name: str) -> Profile:

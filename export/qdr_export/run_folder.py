@@ -118,8 +118,29 @@ def _run_name(root: Path) -> str:
     return str(name)
 
 
-def file_stem(name: str, modality: str) -> str:
-    """NAME-MODALITY, with what a bundle's id may not hold replaced by a dash.
+def student_stem(name: str, student: Student) -> str:
+    """NAME-MODALITY; NAME and the stage's own name where the run has more students of the modality,
+    so that none takes another's file.
+
+    Raises:
+        ExportError: Nothing of the name is left.
+    """
+    stage, modality = student.folder.resolve(), student.checkpoint.modality
+    others = stage.parent.glob(f"student-*/{CHECKPOINT_FILE}")
+    if any(_modality(other) == modality for other in others if other.parent != stage):
+        return file_stem(name, stage.name.removeprefix("student-"))
+    return file_stem(name, modality)
+
+
+def _modality(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_bytes())["modality"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def file_stem(name: str, which: str) -> str:
+    """NAME-WHICH, with what a bundle's id may not hold replaced by a dash.
 
     Raises:
         ExportError: Nothing of the name is left.
@@ -129,4 +150,4 @@ def file_stem(name: str, modality: str) -> str:
         raise ExportError(
             f"name {name!r}", expected="letters, digits, dot, dash", fix="give another --name"
         )
-    return f"{stem}-{modality}"
+    return f"{stem}-{which}"

@@ -60,7 +60,7 @@ def make_sbom(
     parts = []
     for target, artefact in emission.artefacts.items():
         part = Component(
-            name=f"{target}.onnx",
+            name=artefact.entry.removeprefix("artefacts/"),
             version=version,
             type=ComponentType.MACHINE_LEARNING_MODEL,
             bom_ref=f"artefact-{target}",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qdr_edge.bundle import write_bundle
+from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.errors import ExportError
 from qdr_edge.files import sha256_bytes
 from qdr_edge.keys import SigningKey
@@ -26,10 +27,12 @@ from qdr_edge.manifest import (
 )
 from qdr_export.emission import Emission
 from qdr_export.golden import GoldenSet
+from qdr_export.map_evidence import MapEvidence
 from qdr_export.model_card import cyclonedx_card, model_card
 from qdr_export.onnx_graph import OPSET
 from qdr_export.operating_point import OperatingPoint
 from qdr_export.parity import GATES, RAN, ParityReport, rounding_steps
+from qdr_export.profiles import Profile
 from qdr_export.run_folder import Student
 from qdr_export.rungs import REFERENCE, SOURCE, TRAINER, Outputs
 from qdr_export.sbom import make_sbom
@@ -53,6 +56,9 @@ def seal_student(
     parity: ParityReport,
     golden: GoldenSet,
     key: SigningKey,
+    *,
+    security_version: int = 0,
+    maps: MapEvidence | None = None,
 ) -> str:
     """Write the signed bundle of a student; an existing file is replaced atomically.
 
@@ -70,10 +76,10 @@ def seal_student(
     model_version = canonical_sha256[:12]
     created = created_at()
     tools = tool_versions()
-    logit_step = exact_text(float(np.abs(outputs.logits[REFERENCE]).max(initial=0.0)) / 127)
     manifest = Manifest(
         bundle_id=f"{path.stem}-{model_version}",
         model_version=model_version,
+        security_version=security_version,
         created=created,
         modality=checkpoint.modality,  # type: ignore[arg-type]  # checked by the manifest
         synthetic=checkpoint.synthetic,
@@ -87,13 +93,13 @@ def seal_student(
         scheme=without_floats(checkpoint.scheme.to_dict()),
         artefacts={
             name: Artefact(
-                entry=f"artefacts/{name}.onnx",
+                entry=artefact.entry,
                 backend=artefact.backend,
                 runtime=artefact.profile.target.runtime,
                 opset=OPSET,
                 requires=artefact.profile.target.requires,
-                tolerance_steps=max(artefact.profile.tolerance_steps, rounding_steps(checkpoint)),
-                logit_step=logit_step,
+                tolerance_steps=tolerance_steps(artefact.profile, checkpoint),
+                logit_step=exact_text(logit_step(outputs)),
             )
             for name, artefact in emission.artefacts.items()
         },
@@ -102,6 +108,7 @@ def seal_student(
             {
                 **point.evidence(),
                 "parity": parity.summary(),
+                **({} if maps is None else {"maps": maps.to_dict()}),
                 "read_back": read_back_summary(emission),
             }
         ),
@@ -112,7 +119,7 @@ def seal_student(
     name = path.stem
     entries = {
         CANONICAL_ENTRY: emission.canonical,
-        **{f"artefacts/{n}.onnx": artefact.model for n, artefact in emission.artefacts.items()},
+        **{artefact.entry: artefact.model for artefact in emission.artefacts.values()},
         **golden.entries,
         "model_card.md": model_card(student, point, parity, name).encode(),
         "sbom.cdx.json": make_sbom(
@@ -126,6 +133,16 @@ def seal_student(
         "NOTICE": NOTICE.encode(),
     }
     return write_bundle(path, manifest, entries, key)
+
+
+def logit_step(outputs: Outputs) -> float:
+    """The unit of a device's tolerance: the largest logit / 127."""
+    return float(np.abs(outputs.logits[REFERENCE]).max(initial=0.0)) / 127
+
+
+def tolerance_steps(profile: Profile, checkpoint: Checkpoint) -> int:
+    """By how many steps a target's golden logits may differ from the recorded ones."""
+    return max(profile.tolerance_steps, rounding_steps(checkpoint))
 
 
 def is_proven(parity: ParityReport) -> bool:

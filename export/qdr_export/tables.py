@@ -16,7 +16,8 @@ from rich.table import Table
 from qdr_edge.keys import DevelopmentKey
 from qdr_edge.metrics import Estimate
 from qdr_export.lint import Finding
-from qdr_export.parity import GATES, ROUNDING_STEPS, UNAVAILABLE, Rung
+from qdr_export.map_evidence import WITHOUT_MAPS, MapEvidence
+from qdr_export.parity import FAILED, GATES, ROUNDING_STEPS, UNAVAILABLE, UNSURE, ParityReport, Rung
 from qdr_export.pipeline import Exported, Progress
 from qdr_export.run_folder import Student
 
@@ -56,16 +57,12 @@ def print_development_key(console: Console, key: DevelopmentKey) -> None:
 def print_parity(console: Console, name: str, student: Student, exported: Exported) -> None:
     """The parity table and the exceptions."""
     validation = student.validation_rows
-    table = Table(
-        title=f"{name}: parity with the integer reference, {validation} validation and "
+    print_ladder(
+        console,
+        f"{name}: parity with the integer reference, {validation} validation and "
         f"{len(student.samples) - validation} test images",
-        title_justify="left",
+        exported.parity,
     )
-    for column in ("form", "computed by", "bit-equal", "max |Δlogit|", "flips", "gate"):
-        table.add_column(column, justify="right" if column in _NUMERIC else "left")
-    for rung in exported.parity.rungs:
-        table.add_row(*_parity_row(rung))
-    console.print(table)
     if chosen := student.checkpoint.graph.float_layers:
         console.print(
             f"  in float by the recipe: {', '.join(chosen)}. Float sums differ from runtime to "
@@ -73,22 +70,51 @@ def print_parity(console: Console, name: str, student: Student, exported: Export
             "agree as always.",
             markup=False,
         )
-    for rung in exported.parity.rungs:
-        if rung.status == UNAVAILABLE:
-            console.print(f"  {rung.name} is unavailable: {rung.reason}", markup=False)
-        elif rung.role == GATES:
-            for flip in rung.flips[:_SHOWN_FLIPS]:
-                console.print(
-                    f"  {rung.name} flips {flip.label} of {flip.image}: logit {flip.logit:.6g}, "
-                    f"reference {flip.reference_logit:.6g}, threshold {flip.threshold:.6g}",
-                    markup=False,
-                )
+    if exported.maps is not None:
+        print_maps(console, exported.maps)
     for target, artefact in exported.emission.artefacts.items():
         if artefact.readback and artefact.readback.float_layers:
             layers = ", ".join(
                 f"{x.name} ({x.kernel})" for x in artefact.readback.float_layers[:_SHOWN_FLIPS]
             )
             console.print(f"  {target} executes in float: {layers}", markup=False)
+
+
+def print_ladder(console: Console, title: str, report: ParityReport) -> None:
+    """Every rung, then what a gate found and every exception of those that gate."""
+    table = Table(title=title, title_justify="left")
+    for column in _LADDER:
+        left = column in ("form", "computed by", "gate")
+        table.add_column(column, justify="left" if left else "right")
+    for rung in report.rungs:
+        table.add_row(*_ladder_row(rung))
+    console.print(table)
+    console.print(f"  a step is the largest reference logit / 127: {report.logit_step:.4g}")
+    for rung in report.rungs:
+        if rung.status == UNAVAILABLE:
+            console.print(f"  {rung.name} is unavailable: {rung.reason}", markup=False)
+        elif rung.verdict in (FAILED, UNSURE):
+            console.print(f"  {rung.name}: {rung.verdict}: {rung.reason}", markup=False)
+        if rung.role == GATES:
+            for flip in rung.flips[:_SHOWN_FLIPS]:
+                console.print(
+                    f"  {rung.name} flips {flip.label} of {flip.image}: logit {flip.logit:.6g}, "
+                    f"reference {flip.reference_logit:.6g}, threshold {flip.threshold:.6g}",
+                    markup=False,
+                )
+
+
+def print_maps(console: Console, maps: MapEvidence) -> None:
+    """Where maps equal the reference's, and how like the float network's they are."""
+    equal = ", ".join(f"{name} {count}/{maps.images}" for name, count in maps.equal.items())
+    agreement = maps.agreement
+    console.print(f"  maps bit-equal to the reference's: {equal or 'not run'}; {WITHOUT_MAPS}")
+    if agreement.pairs:
+        console.print(
+            f"  maps of {agreement.pairs} positive labels against the float network's: correlation "
+            f"{_estimate(agreement.correlation)}, same or neighbouring peak "
+            f"{_estimate(agreement.same_peak)}"
+        )
 
 
 def print_exports(console: Console, exported: Sequence[tuple[Student, Exported]]) -> None:
@@ -130,7 +156,8 @@ def print_exports(console: Console, exported: Sequence[tuple[Student, Exported]]
                 else "no positive validation image; it never fires"
             )
             console.print(f"  [yellow]{label.code}: not reached[/], {why}")
-        console.print(f"  beside it: {result.float_twin.name}, {result.parity_file.name}")
+        beside = (result.float_twin, result.parity_file, result.page)
+        console.print(f"  beside it: {', '.join(path.name for path in beside)}")
     first = exported[0][1].bundle
     console.print(f"next: qdr-edge run {first} IMAGE, qdr-edge bench {first}")
 
@@ -154,21 +181,32 @@ def print_findings(console: Console, model: Path, target: str, findings: Sequenc
     console.print(table)
 
 
-_NUMERIC = ("bit-equal", "max |Δlogit|", "flips", "bytes", "of float", "int8 MACs")
+_NUMERIC = ("flips", "bytes", "of float", "int8 MACs")
+_LADDER = ("form", "computed by", "bit-equal", "logits ≠", "max steps", "flips", "ΔmAP pts", "gate")
 
 
-def _parity_row(rung: Rung) -> tuple[str, ...]:
-    gate = "yes" if rung.role == GATES else "no"
+def _ladder_row(rung: Rung) -> tuple[str, ...]:
     if rung.status == UNAVAILABLE:
-        return (rung.name, "unavailable", "-", "-", "-", "not run")
+        return (rung.name, "unavailable", "-", "-", "-", "-", "-", "not run")
     return (
         rung.name,
         rung.runtime,
         f"{rung.exact}/{rung.images}",
-        f"{rung.largest:.3g}",
+        f"{100 * rung.unequal:.3g} %",
+        f"{rung.steps:.2g}",
         str(len(rung.flips)),
-        gate,
+        _points(rung.map_difference),
+        rung.verdict or "informs",
     )
+
+
+def _points(difference: Estimate | None) -> str:
+    if difference is None:
+        return "-"
+    if difference.value == difference.low == difference.high == 0:
+        return "0"
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _verdict(rung: Rung) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from qdr_edge.decision import Decision
-    from qdr_edge.screener import Screener
+    from qdr_edge.screener import Look, Screener
 
 
 def run(
@@ -18,6 +19,12 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     target: Annotated[
         str | None, typer.Option(help="Which artefact to run; default: the first that runs here.")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of where each positive label was seen: IMAGE-LABEL.png."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 means every core.")] = 0,
     allow_unsigned: Annotated[
@@ -33,16 +40,54 @@ def run(
     from qdr_edge.screener import load
 
     with load(bundle, target=target, threads=threads, allow_unsigned=allow_unsigned) as screener:
+        if maps is not None:
+            _prepare(maps, screener)
         results = []
-        for image in images:
+        written = 0
+        for position, image in enumerate(images):
             start = perf_counter()
-            decision = screener.screen(image)
-            results.append((image, decision, (perf_counter() - start) * 1000))
+            look = screener.look(image, maps=maps is not None)
+            results.append((image, look.decision, (perf_counter() - start) * 1000))
+            if maps is not None:
+                written += _write_maps(maps, image, look, images[:position])
         if json:
             _print_json(screener, results)
         else:
             _print_table(screener, results)
+            if maps is not None:
+                print(f"{written} maps written to {maps}")
     _exit(results)
+
+
+def _prepare(folder: Path, screener: Screener) -> None:
+    """Fail before the first image, not at the first finding."""
+    from qdr_edge.errors import BackendError
+    from qdr_edge.files import make_folder
+
+    if not screener.has_maps:
+        raise BackendError(
+            "no class activation maps",
+            where=f"{screener.bundle.name}: target {screener.target}",
+            expected="an artefact exported with maps",
+            fix="export with `--maps`, or choose an ONNX Runtime or OpenVINO --target",
+        )
+    make_folder(folder, fix="name another folder with --maps")
+
+
+def _write_maps(folder: Path, image: Path, look: Look, earlier: Sequence[Path]) -> int:
+    """Write a picture for each positive label; images of one name get a number."""
+    from qdr_edge.files import atomic_write
+    from qdr_edge.overlay import overlay
+
+    if look.maps is None or look.pixels is None:
+        return 0
+    same = sum(other.stem == image.stem for other in earlier)
+    stem = f"{image.stem}~{same}" if same else image.stem
+    codes = [label.code for label in look.decision.labels]
+    for finding in look.decision.findings:
+        picture = overlay(look.pixels, look.maps[codes.index(finding.code)])
+        atomic_write(folder / f"{stem}-{finding.code}.png", picture)
+    return len(look.decision.findings)
 
 
 def _exit(results: list[tuple[Path, Decision, float]]) -> None:

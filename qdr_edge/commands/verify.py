@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from qdr_edge.keys import TrustStore
 
 
 def verify(
@@ -33,6 +30,7 @@ def verify(
     from rich.text import Text
 
     from qdr_edge.bundle import read_bundle
+    from qdr_edge.commands.keys import trust_of
     from qdr_edge.commands.show import UNPROVEN_NOTICE, UNSIGNED_NOTICE, printable
     from qdr_edge.runtime import choose_target, open_bundle, refusal
     from qdr_edge.screener import Screener
@@ -44,7 +42,7 @@ def verify(
 
     verified = read_bundle(
         bundle,
-        trust=_trust(key),
+        trust=trust_of(key),
         allow_unsigned=allow_unsigned,
         minimum_security_version=minimum_security_version,
         on_step=held,
@@ -70,9 +68,3 @@ def verify(
         console.print(UNSIGNED_NOTICE, style="yellow")
     if not verified.manifest.proven:
         console.print(UNPROVEN_NOTICE, style="yellow")
-
-
-def _trust(keys: list[Path] | None) -> TrustStore | None:
-    from qdr_edge.keys import PublicKey, TrustStore
-
-    return TrustStore.of(*(PublicKey.load(path) for path in keys)) if keys else None

@@ -2,7 +2,7 @@
 
     backend        file              model
     onnxruntime    onnxruntime.py    ONNX bytes
-    openvino       openvino.py       ONNX bytes
+    openvino       openvino.py       ONNX bytes, or OpenVINO IR in one entry
     tensorrt       tensorrt.py       ONNX bytes with Q/DQ; the engine is built on the device
     torch          torch.py          a Checkpoint (float network, for measurements)
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
 from qdr_edge.errors import BackendError, CompatibilityError
 from qdr_edge.target import host, version_in
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt", "torch")
 _EDGE_BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt")
+# What a bundle may set. A runtime's other options read and write files, or have the model parsed in
+# another format than the one that was checked. TensorRT's backend reads its own list.
+_BUNDLE_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "onnxruntime": frozenset({"session.x64quantprecision", "session.intra_op.allow_spinning"}),
+    "openvino": frozenset({"INFERENCE_PRECISION_HINT", "LP_TRANSFORMS_MODE", "PERFORMANCE_HINT"}),
+}
 
 
 class Session(Protocol):
@@ -49,6 +55,22 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the runtime's memory; the session cannot be used afterwards."""
+
+
+@runtime_checkable
+class MapSession(Session, Protocol):
+    """A session of a backend that can hand on a model's second output."""
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the model has it."""
+
+    def infer_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Logits [N, K] and class activation maps, float32 [N, K, h, w], in one pass.
+
+        Raises:
+            BackendError: The model has no maps.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,8 @@ def open_model(
 
     Args:
         backend: "onnxruntime", "openvino" or "tensorrt".
-        model: a self-contained ONNX file; it is checked before the runtime parses it.
+        model: a self-contained ONNX file or, for OpenVINO, an IR entry; it is checked before the
+            runtime parses it.
         threads: threads of one inference; 0 takes every core this process may use.
         options: passed to the runtime, e.g. {"session.x64quantprecision": "1"}.
 
@@ -89,6 +112,7 @@ def open_model(
         BackendError: the backend is unknown, missing, or refuses the model.
         BundleError: the model has external data, an operator that is not allowed, or wrong inputs.
     """
+    from qdr_edge.runtime.ir_check import check_ir, is_ir
     from qdr_edge.runtime.onnx_check import check_onnx
 
     if backend not in _EDGE_BACKENDS:
@@ -101,7 +125,8 @@ def open_model(
         raise BackendError(
             f"{threads} threads", expected="0 (every core) or more", fix="correct it"
         )
-    check_onnx(model, where=f"model for {backend}")
+    check = check_ir if backend == "openvino" and is_ir(model) else check_onnx
+    check(model, where=f"model for {backend}")
     module = cast("_OnnxBackend", _module(backend))
     return module.open_onnx(model, threads or host().cores, options or {})
 
@@ -160,6 +185,14 @@ def refusal(bundle: Bundle, target: str) -> BackendError | CompatibilityError | 
             where=f"{bundle.name}: target {target}",
             expected=f"one of {', '.join(_EDGE_BACKENDS)}",
             fix="update qdr-edge",
+        )
+    foreign = set(artefact.options) - _BUNDLE_OPTIONS.get(artefact.backend, set(artefact.options))
+    if foreign:
+        return CompatibilityError(
+            f"option {min(foreign)!r} of {artefact.backend} may not be set by a bundle",
+            where=f"{bundle.name}: target {target}",
+            expected=f"only {', '.join(sorted(_BUNDLE_OPTIONS[artefact.backend]))}",
+            fix="export the bundle again with this release",
         )
     lacking = host().lacks(artefact.requires)
     if lacking:

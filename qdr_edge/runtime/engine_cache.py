@@ -1,4 +1,4 @@
-"""A cache of built engines that trusts nothing it did not write.
+"""A cache of built engines, and of kernels' timings, that trusts nothing it did not write.
 
 A TensorRT engine is executable code, so a cached one is used only if its HMAC-SHA256 under this
 user's own secret holds; anything else is thrown away and built again. The code covers the cache
@@ -63,11 +63,14 @@ def load_engine(key: EngineKey) -> bytes | None:
     return engine if hmac.compare_digest(mac, _mac(key, engine)) else None
 
 
-def store_engine(key: EngineKey, engine: bytes) -> None:
-    """Keep an engine; a cache that cannot be written only costs the next start its time."""
-    with contextlib.suppress(OSError, OutputError):
+def store_engine(key: EngineKey, engine: bytes) -> bool:
+    """Keep an engine; False if it cannot be, which only costs the next start its time."""
+    try:
         cache_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         atomic_write(cache_folder() / f"{key.digest}.engine", _mac(key, engine) + engine)
+    except (OSError, OutputError):
+        return False
+    return True
 
 
 def _mac(key: EngineKey, engine: bytes) -> bytes:
@@ -77,12 +80,24 @@ def _mac(key: EngineKey, engine: bytes) -> bytes:
 
 def _secret() -> bytes:
     path = home() / "keys" / "engine-cache.secret"
-    if not path.exists():
-        with contextlib.suppress(OutputError):
-            write_private(path, secrets.token_bytes(_SECRET_BYTES))
+    known = _private(path)
+    if known is not None:
+        return known
+    fresh = secrets.token_bytes(_SECRET_BYTES)
+    # A secret that others could read, or that cannot be kept, authenticates nothing: with another
+    # one every lookup fails, and the engine is built again.
+    with contextlib.suppress(OSError, OutputError):
+        path.unlink(missing_ok=True)
+        write_private(path, fresh)
+    return _private(path) or fresh
+
+
+def _private(path: Path) -> bytes | None:
+    """A secret that is whole and this user's alone."""
     try:
+        if path.stat().st_mode & 0o077:
+            return None
         secret = path.read_bytes()
     except OSError:
-        secret = b""
-    # A secret that cannot be kept authenticates nothing: a fresh one makes every lookup fail.
-    return secret if len(secret) == _SECRET_BYTES else secrets.token_bytes(_SECRET_BYTES)
+        return None
+    return secret if len(secret) == _SECRET_BYTES else None

@@ -16,6 +16,8 @@ from typing import Final
 
 from qdr_edge.errors import BundleError
 
+MAPS: Final = "maps"
+"""Name of the second output that a model may have: class activation maps, [N, K, h, w]."""
 MAX_NODES: Final = 20_000
 MAX_DIMENSIONS: Final = 8
 MAX_TENSOR_ELEMENTS: Final = 1 << 28
@@ -57,6 +59,9 @@ _NEAREST: Final = {
 }
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_DENOTATION: Final = 6
+_MOST_ELEMENTS_PER_BYTE: Final = 8
+_MAX_FIELD: Final = (1 << 29) - 1
 _FLOAT: Final = 1
 _UINT8: Final = 2
 _INT8: Final = 3
@@ -182,8 +187,10 @@ def _check_graph(graph: memoryview, opsets: Mapping[str, int], where: str) -> On
     shape = images[0].shape
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] == 0:
         raise _refused(f"its input has shape {list(shape)}, not [N, 3, S, S]", where)
-    if len(outputs) != 1 or outputs[0].data_type != _FLOAT:
+    if not outputs or any(value.data_type != _FLOAT for value in outputs):
         raise _refused("its output is not one float32 tensor of logits", where)
+    if len(outputs) > 2 or (len(outputs) == 2 and outputs[1].name != MAPS):
+        raise _refused("it has outputs besides logits and maps", where)
     _check_growth(nodes, images[0].name, initializers, where)
     operators = Counter(node.operator for node in nodes)
     return OnnxFacts(dict(opsets), dict(operators), shape, outputs[0].shape)
@@ -269,6 +276,7 @@ def _check_attribute(attribute: memoryview, where: str) -> tuple[str, str, tuple
     """Name, string and integers of an attribute."""
     name = word = ""
     integers: list[int] = []
+    tensors = 0
     for number, value in _fields(attribute, where):
         if number == 1:
             name = _text(value, where)
@@ -277,6 +285,10 @@ def _check_attribute(attribute: memoryview, where: str) -> tuple[str, str, tuple
         elif number == 8:
             integers += [value] if isinstance(value, int) else list(_varints(value, where))
         elif number in (5, 10):
+            tensors += number == 5
+            if tensors > 1:
+                # A parser would merge them: one tensor of both shapes, which nobody checked.
+                raise _refused("an attribute with two values", where)
             _check_tensor(_bytes(value, where), where)
         elif number in (6, 11, 22, 23):
             raise _refused("a subgraph or sparse tensor in an attribute", where)
@@ -296,35 +308,51 @@ def _check_tensor(tensor: memoryview, where: str) -> str:
             name = _text(value, where)
         elif number == 13 or (number == 14 and value != 0):
             raise _refused("a tensor with external data", where)
+    # Each one too: a dimension of 0 hides the others in the product, a negative one is huge here.
+    if max(dimensions, default=0) > MAX_TENSOR_ELEMENTS:
+        raise _refused(f"tensor {name!r} with a dimension of {max(dimensions)}", where)
     if math.prod(dimensions) > MAX_TENSOR_ELEMENTS:
         raise _refused(f"tensor {name!r} of {math.prod(dimensions)} elements", where)
+    if math.prod(dimensions) > _MOST_ELEMENTS_PER_BYTE * len(tensor):
+        raise _refused(f"tensor {name!r} claims more elements than it holds", where)
     return name
 
 
 def _value_info(info: memoryview, where: str) -> _Value:
     name, data_type = "", 0
     shape: tuple[int, ...] = ()
+    types = 0
     for number, value in _fields(info, where):
         if number == 1:
             name = _text(value, where)
         elif number == 2:
             for kind, tensor_type in _fields(_bytes(value, where), where):
+                if kind != _DENOTATION:
+                    types += 1
                 if kind == 1:
                     data_type, shape = _tensor_type(_bytes(tensor_type, where), where)
+    if types > 1:
+        # A parser would merge them, or keep the last kind only.
+        raise _refused(f"value {name!r} with two types", where)
     return _Value(name, data_type, shape)
 
 
 def _tensor_type(tensor_type: memoryview, where: str) -> tuple[int, tuple[int, ...]]:
-    data_type = 0
+    data_type = shapes = 0
     shape: list[int] = []
     for number, value in _fields(tensor_type, where):
         if number == 1 and isinstance(value, int):
             data_type = value
         elif number == 2:
+            shapes += 1
+            if shapes > 1:
+                raise _refused("a type with two shapes", where)
             for kind, dimension in _fields(_bytes(value, where), where):
                 if kind == 1:
-                    sizes = [s for n, s in _fields(_bytes(dimension, where), where) if n == 1]
-                    shape.append(sizes[0] if sizes and isinstance(sizes[0], int) else 0)
+                    # A number or a name; of several the last one holds.
+                    found = [f for f in _fields(_bytes(dimension, where), where) if f[0] in (1, 2)]
+                    size = found[-1][1] if found else 0
+                    shape.append(size if isinstance(size, int) else 0)
     return data_type, tuple(shape)
 
 
@@ -339,11 +367,18 @@ def _opset(entry: memoryview, where: str) -> tuple[str, int]:
 
 
 def _fields(message: memoryview, where: str) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (field number, value); a value is an integer or the bytes of a nested message."""
+    """Yield (field number, value); a value is an integer or the bytes of a nested message.
+
+    Fields of a fixed width are skipped: nothing here is one, and a parser of protobuf ignores a
+    known field of the wrong width.
+    """
     cursor = 0
     while cursor < len(message):
         key, cursor = _varint(message, cursor, where)
         number, wire = key >> 3, key & 7
+        if not 0 < number <= _MAX_FIELD:
+            # Other parsers keep the low 32 bits of such a key, and would see another field.
+            raise _refused("not an ONNX file, or damaged", where)
         if wire == _VARINT:
             integer, cursor = _varint(message, cursor, where)
             yield number, integer
@@ -356,7 +391,8 @@ def _fields(message: memoryview, where: str) -> Iterator[tuple[int, int | memory
             raise _refused("not an ONNX file, or damaged", where)
         if length > len(message) - cursor:
             raise _refused("not an ONNX file, or cut short", where)
-        yield number, message[cursor : cursor + length]
+        if wire == _LENGTH:
+            yield number, message[cursor : cursor + length]
         cursor += length
 
 
@@ -366,7 +402,7 @@ def _varint(message: memoryview, cursor: int, where: str) -> tuple[int, int]:
         byte = message[cursor]
         cursor += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 1 << 64:
             return value, cursor
     raise _refused("not an ONNX file, or damaged", where)
 

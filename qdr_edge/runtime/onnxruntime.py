@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime import Availability, Session
-from qdr_edge.runtime.pixels import check_images, closed
+from qdr_edge.runtime.pixels import check_images, closed, no_maps
 from qdr_edge.target import host
 
 if TYPE_CHECKING:
@@ -60,19 +60,37 @@ class OnnxRuntimeSession:
         image = self._session.get_inputs()[0]
         self._input: str = image.name
         self._size: int = image.shape[-1] if isinstance(image.shape[-1], int) else 0
+        self._outputs: list[str] = [output.name for output in self._session.get_outputs()]
         self.threads = threads
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Session."""
+        return self._run(images, self._outputs[:1])[0]
+
+    @property
+    def has_maps(self) -> bool:
+        """See MapSession."""
+        return len(self._outputs) > 1
+
+    def infer_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """See MapSession."""
+        if not self.has_maps:
+            raise no_maps()
+        return self._run(images, self._outputs)
+
+    def _run(self, images: NDArray[np.uint8], names: list[str]) -> tuple[NDArray[np.float32], ...]:
         import numpy as np
 
         if self._session is None:
             raise closed()
         check_images(images, self._size)
         rows = [
-            self._session.run(None, {self._input: images[i : i + 1]})[0] for i in range(len(images))
+            self._session.run(names, {self._input: images[i : i + 1]}) for i in range(len(images))
         ]
-        return np.concatenate(rows).astype(np.float32, copy=False)
+        return tuple(
+            np.concatenate(parts).astype(np.float32, copy=False)
+            for parts in zip(*rows, strict=True)
+        )
 
     def close(self) -> None:
         """See Session."""

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU, from ONNX or from its own format (ir_check.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime import Availability, Session
-from qdr_edge.runtime.pixels import check_images, closed
+from qdr_edge.runtime.ir_check import is_ir, pack_ir, split_ir
+from qdr_edge.runtime.onnx_check import MAX_TENSOR_ELEMENTS
+from qdr_edge.runtime.pixels import check_images, closed, no_maps
 from qdr_edge.runtime.saturation import saturates_here
 
 if TYPE_CHECKING:
@@ -29,12 +31,36 @@ def availability() -> Availability:
 
 
 def open_onnx(model: bytes, threads: int, options: Mapping[str, str]) -> Session:
-    """Open checked ONNX bytes.
+    """Open checked bytes, ONNX or IR.
 
     Raises:
         BackendError: OpenVINO is missing or refuses the model.
     """
     return OpenVinoSession(model, threads, options)
+
+
+def onnx_to_ir(model: bytes) -> bytes:
+    """OpenVINO's own form of a checked ONNX model, nothing compressed, as one entry.
+
+    Raises:
+        BackendError: OpenVINO is missing or refuses the model.
+    """
+    import re
+    import tempfile
+    from pathlib import Path
+
+    here = _demand()
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        xml, weights = Path(folder, "m.xml"), Path(folder, "m.bin")
+        try:
+            openvino.serialize(openvino.Core().read_model(model), str(xml), str(weights))
+        except Exception as error:
+            raise _refuses(here, error) from error
+        # Names that OpenVINO counts up within a process would differ from export to export.
+        named = re.sub(rb'(<layer id="(\d+)" name=)"[^"]*"', rb'\1"l\2"', xml.read_bytes())
+        return pack_ir(named, weights.read_bytes())
 
 
 class OpenVinoSession:
@@ -43,13 +69,7 @@ class OpenVinoSession:
     backend = "openvino"
 
     def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
-        here = availability()
-        if not here.ok:
-            raise BackendError(
-                f"OpenVINO cannot be used: {here.reason}",
-                expected="the openvino package",
-                fix=f"run `{INSTALL}`",
-            )
+        here = _demand()
         import openvino
 
         settings = {
@@ -65,15 +85,12 @@ class OpenVinoSession:
         settings |= options
         try:
             core = openvino.Core()
-            self._model: Any = core.compile_model(core.read_model(model), "CPU", settings)
+            self._model: Any = core.compile_model(_read(core, model), "CPU", settings)
             self._request: Any = self._model.create_infer_request()
         except Exception as error:
             # OpenVINO raises RuntimeError for everything, imports included.
-            raise BackendError(
-                f"OpenVINO {here.version} refuses the model: {error}",
-                expected="a model of its operators and opset",
-                fix="export again with the release of this bundle, or update openvino",
-            ) from error
+            raise _refuses(here, error) from error
+        self.has_maps = len(self._model.outputs) > 1
         self._size = int(self._model.input(0).shape[-1])
         self._lock = threading.Lock()
         self.version = here.version
@@ -86,21 +103,69 @@ class OpenVinoSession:
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Session."""
+        return self._run(images, 1)[0]
+
+    def infer_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """See MapSession."""
+        if not self.has_maps:
+            raise no_maps()
+        return self._run(images, 2)
+
+    def _run(self, images: NDArray[np.uint8], outputs: int) -> tuple[NDArray[np.float32], ...]:
         import numpy as np
 
         check_images(images, self._size)
-        rows = []
+        rows: list[list[NDArray[np.float32]]] = [[] for _ in range(outputs)]
         for index in range(len(images)):
             # One request has one set of buffers: a second thread must wait.
             with self._lock:
                 if self._request is None:
                     raise closed()
-                outputs = self._request.infer({0: np.ascontiguousarray(images[index : index + 1])})
-                rows.append(np.array(outputs[0], dtype=np.float32))
-        return np.concatenate(rows)
+                found = self._request.infer({0: np.ascontiguousarray(images[index : index + 1])})
+                for position, row in enumerate(rows):
+                    row.append(np.array(found[position], dtype=np.float32))
+        return tuple(np.concatenate(row) for row in rows)
 
     def close(self) -> None:
         """See Session."""
         with self._lock:
             self._request = None
             self._model = None
+
+
+def _demand() -> Availability:
+    here = availability()
+    if not here.ok:
+        raise BackendError(
+            f"OpenVINO cannot be used: {here.reason}",
+            expected="the openvino package",
+            fix=f"run `{INSTALL}`",
+        )
+    return here
+
+
+def _refuses(here: Availability, error: Exception) -> BackendError:
+    return BackendError(
+        f"OpenVINO {here.version} refuses the model: {error}",
+        expected="a model of its operators and opset",
+        fix="export again with the release of this bundle, or update openvino",
+    )
+
+
+def _read(core: Any, model: bytes) -> Any:
+    """Parse a model; of IR, hold the shapes that OpenVINO infers to what one tensor may have.
+
+    In the check of ONNX that is done beforehand, along every path.
+    """
+    import math
+
+    if not is_ir(model):
+        return core.read_model(model)
+    xml, weights = split_ir(model)
+    network = core.read_model(model=xml, weights=bytes(weights))
+    for operation in network.get_ops():
+        for output in operation.outputs():
+            shape = output.get_partial_shape()
+            if shape.is_dynamic or math.prod(shape.to_shape()) > MAX_TENSOR_ELEMENTS:
+                raise ValueError(f"{operation.get_type_name()} makes a tensor of shape {shape}")
+    return network

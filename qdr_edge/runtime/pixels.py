@@ -38,3 +38,12 @@ def check_images(images: NDArray[np.uint8], size: int) -> None:
 def closed() -> BackendError:
     """The error for using a session after `close`."""
     return BackendError("session is closed", expected="an open session", fix="open it again")
+
+
+def no_maps() -> BackendError:
+    """The error for asking a model for maps that it does not compute."""
+    return BackendError(
+        "the model computes no class activation maps",
+        expected="an artefact exported with maps",
+        fix="export with `--maps`; the TensorRT targets have none",
+    )

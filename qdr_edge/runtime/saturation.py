@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qdr_edge.runtime.onnx_check import largest_int8
+from qdr_edge.runtime import ir_check, onnx_check
 from qdr_edge.target import host
 
 SATURATION_FREE: Final = 64
@@ -17,11 +17,12 @@ SATURATION_FREE: Final = 64
 
 
 def saturates_here(model: bytes) -> bool:
-    """Whether this CPU's fast int8 kernels may saturate on checked ONNX bytes.
+    """Whether this CPU's fast int8 kernels may saturate on a checked model.
 
     The weights themselves decide, not what the model says of itself.
     """
     machine = host()
     if machine.architecture != "x86_64" or "vnni" in machine.features:
         return False
-    return largest_int8(model) > SATURATION_FREE
+    largest = ir_check.largest_int8 if ir_check.is_ir(model) else onnx_check.largest_int8
+    return largest(model) > SATURATION_FREE

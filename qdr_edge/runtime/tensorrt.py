@@ -1,15 +1,15 @@
-"""TensorRT 10.3 and later, on the GPU that the process sees first.
+"""TensorRT 10.3 to 11, on the GPU that the process sees first.
 
 The bundle carries ONNX with Q/DQ; the engine is built here, on the device it is bound to, from the
-verified bytes, and cached (engine_cache.py). TensorRT 10 builds a weakly typed network with INT8
-and FP16 allowed; TensorRT 11 knows strongly typed networks only, and its enums have other numbers,
-so everything is addressed by name.
+verified bytes (tensorrt_build.py), and cached (engine_cache.py).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from qdr_edge.errors import BackendError
@@ -17,18 +17,38 @@ from qdr_edge.files import sha256_bytes
 from qdr_edge.runtime import Availability, Session
 from qdr_edge.runtime.engine_cache import EngineKey, load_engine, store_engine
 from qdr_edge.runtime.pixels import check_images, closed
+from qdr_edge.runtime.tensorrt_build import FLAGS, build_engine, free_memory, plan_build
+from qdr_edge.runtime.tensorrt_messages import Log, logger, refused
 from qdr_edge.target import host, version_in
 
 if TYPE_CHECKING:
     import numpy as np
+    import tensorrt
     from numpy.typing import NDArray
 
     from qdr_edge.runtime.cuda import Cuda
 
-SUPPORTED: Final = ">=10.3"
-# Half of the memory that a 4 GB board has left once the system runs.
-DEFAULT_WORKSPACE_MIB: Final = 512
-WORKSPACE_OPTION: Final = "workspace_mib"
+SUPPORTED: Final = ">=10.3,<12"
+# Turing, the first with int8 tensor cores, and the oldest that TensorRT 11 knows.
+MINIMUM_CAPABILITY: Final = (7, 5)
+OPTIONS: Final = ("workspace_mib", "optimization_level", "cuda_graph")
+# In place of a model's hash: how fast kernels are depends on the device and the version only.
+_TIMING: Final = "timing cache"
+
+
+@dataclass(frozen=True)
+class PreparedEngine:
+    """An engine for this device.
+
+    Args:
+        engine: What TensorRT deserializes.
+        cached: It was there already.
+        kept: It is in the cache.
+    """
+
+    engine: bytes
+    cached: bool
+    kept: bool = True
 
 
 def availability() -> Availability:
@@ -36,17 +56,23 @@ def availability() -> Availability:
     try:
         import tensorrt
     except (ImportError, OSError) as error:
-        return Availability(False, reason=str(error), install=_install())
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
+        reason = "it is not installed" if missing else f"its libraries cannot be loaded: {error}"
+        return Availability(False, reason=reason, install=_install())
     version = str(tensorrt.__version__)
     if not version_in(version, SUPPORTED):
-        reason = f"version {version} is older than 10.3"
+        reason = f"version {version} is not one of {SUPPORTED}"
         return Availability(False, version, reason, _install())
     from qdr_edge.runtime.cuda import Cuda
 
     try:
-        Cuda().device()
+        device = Cuda().device()
     except BackendError as error:
         return Availability(False, version, str(error))
+    if device.capability < MINIMUM_CAPABILITY:
+        older = "{}.{}".format(*device.capability)
+        reason = f"{device.name} has compute capability {older}; int8 needs 7.5 or newer"
+        return Availability(False, version, reason)
     return Availability(True, version)
 
 
@@ -56,114 +82,106 @@ def open_onnx(model: bytes, threads: int, options: Mapping[str, str]) -> Session
     Args:
         model: ONNX with Q/DQ, one input: uint8, or float32 that takes the same 0..255.
         threads: not used; the GPU does the work.
-        options: "workspace_mib" bounds the memory of building.
+        options: "workspace_mib" and "optimization_level" bound the build; "cuda_graph" of "1"
+            launches an inference as one recorded graph.
 
     Raises:
         BackendError: TensorRT or a GPU is missing, or TensorRT refuses the model.
     """
-    here = availability()
-    if not here.ok:
-        raise BackendError(
-            f"TensorRT cannot be used: {here.reason}",
-            expected=f"tensorrt {SUPPORTED} and an NVIDIA GPU",
-            fix=f"run `{here.install}`" if here.install else "see `qdr-edge doctor`",
-        )
-    from qdr_edge.runtime.cuda import Cuda
-
-    workspace = options.get(WORKSPACE_OPTION, str(DEFAULT_WORKSPACE_MIB))
-    if set(options) - {WORKSPACE_OPTION} or not workspace.isdigit() or int(workspace) < 1:
-        raise BackendError(
-            f"options {dict(options)}",
-            expected=f"at most {WORKSPACE_OPTION}, a whole number of MiB",
-            fix="export the bundle again with this release",
-        )
-    cuda = Cuda()
-    flags = f"int8 fp16 workspace={workspace}MiB"
-    key = EngineKey(sha256_bytes(model), cuda.device(), here.version, flags)
-    engine = load_engine(key)
-    if engine is None:
-        engine = build_engine(model, int(workspace))
-        store_engine(key, engine)
-    return TensorRtSession(engine, cuda, here.version)
+    prepared = prepare_engine(model, options)
+    cuda, version = _ready()
+    recorded = options.get("cuda_graph", "0") == "1"
+    try:
+        return TensorRtSession(prepared.engine, cuda, version, recorded=recorded)
+    except BackendError:
+        if not prepared.cached:
+            raise
+    # Authentic and yet refused: driver or libraries changed in a way that the key does not show.
+    prepared = prepare_engine(model, options, rebuild=True)
+    return TensorRtSession(prepared.engine, cuda, version, recorded=recorded)
 
 
-def build_engine(model: bytes, workspace_mib: int) -> bytes:
-    """Build a serialized engine for the current GPU; takes seconds to minutes.
+def prepare_engine(
+    model: bytes,
+    options: Mapping[str, str],
+    *,
+    rebuild: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> PreparedEngine:
+    """The engine of checked ONNX bytes for this device, from the cache or built and cached.
+
+    Args:
+        model: See open_onnx.
+        options: See open_onnx. They bound the build and are not part of the cache's key: an engine
+            that was built within other bounds is as valid.
+        rebuild: Build it in any case.
+        progress: Told the name of each phase of a build.
 
     Raises:
-        BackendError: the parser or the builder refuses; their first message is given.
+        BackendError: See open_onnx.
+    """
+    cuda, version = _ready()
+    unknown = set(options) - set(OPTIONS)
+    if unknown or options.get("cuda_graph", "0") not in ("0", "1"):
+        raise BackendError(
+            f"options {dict(options)}",
+            expected=f"at most {', '.join(OPTIONS)}, the last one 0 or 1",
+            fix="export the bundle again with this release",
+        )
+    device = str(cuda.device())
+    key = EngineKey(sha256_bytes(model), device, version, FLAGS)
+    cached = None if rebuild else load_engine(key)
+    if cached is not None:
+        return PreparedEngine(cached, cached=True)
+    plan = plan_build(free_memory(cuda), options)
+    timing_key = EngineKey(_TIMING, device, version, FLAGS)
+    engine = build_engine(model, plan, timing_key, progress)
+    return PreparedEngine(engine, cached=False, kept=store_engine(key, engine))
+
+
+def describe_layers(model: bytes, options: Mapping[str, str]) -> str:
+    """What TensorRT made of a model: its own JSON, a record a layer; see prepare_engine.
+
+    Raises:
+        BackendError: See open_onnx.
     """
     import tensorrt
 
-    logger = _make_logger()
-    builder = tensorrt.Builder(logger)
-    creation = tensorrt.NetworkDefinitionCreationFlag
-    weakly_typed = hasattr(tensorrt.BuilderFlag, "INT8")
-    flags = 0 if weakly_typed else 1 << int(creation.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(model):
-        messages = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise _refused(messages or logger.messages)
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-    # TF32 keeps 10 bits of mantissa: float layers would differ from the other backends'.
-    config.clear_flag(tensorrt.BuilderFlag.TF32)
-    if weakly_typed:
-        config.set_flag(tensorrt.BuilderFlag.INT8)
-        config.set_flag(tensorrt.BuilderFlag.FP16)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise _refused(logger.messages)
-    return bytes(serialized)
+    engine = prepare_engine(model, options).engine
+    log = Log()
+    # The runtime must outlive its engine.
+    runtime = _runtime(log)
+    loaded = runtime.deserialize_cuda_engine(engine)
+    if loaded is None:
+        raise refused(log.messages, "load the engine")
+    inspector = loaded.create_engine_inspector()
+    return str(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
 
 
 class TensorRtSession:
-    """A deserialized engine with its device buffers."""
+    """A deserialized engine with its stream and buffers, page-locked on the host's side."""
 
     backend = "tensorrt"
 
-    def __init__(self, engine: bytes, cuda: Cuda, version: str) -> None:
-        import numpy as np
-        import tensorrt
-
-        self._logger = _make_logger()
-        self._runtime: Any = tensorrt.Runtime(self._logger)
-        self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
-        if self._engine is None:
-            raise _refused(self._logger.messages)
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        inputs = [name for name in names if self._is_input(name)]
-        outputs = [name for name in names if not self._is_input(name)]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise _refused([f"{len(inputs)} inputs and {len(outputs)} outputs instead of 1 and 1"])
-        input_types: dict[Any, np.dtype[Any]] = {
-            tensorrt.DataType.UINT8: np.dtype(np.uint8),
-            tensorrt.DataType.FLOAT: np.dtype(np.float32),
-        }
-        input_type = input_types.get(self._engine.get_tensor_dtype(inputs[0]))
-        if input_type is None or (
-            self._engine.get_tensor_dtype(outputs[0]) != tensorrt.DataType.FLOAT
-        ):
-            raise _refused(["its input is neither uint8 nor float32, or its output not float32"])
-        image = tuple(self._engine.get_tensor_shape(inputs[0]))
-        if image[0] != 1 or min(image) < 1:
-            raise _refused([f"input shape {list(image)} is not static with batch 1"])
-        self._size = int(image[-1])
-        self._pixels = np.empty(image, dtype=input_type)
-        self._logits = np.empty(tuple(self._engine.get_tensor_shape(outputs[0])), dtype=np.float32)
-        self._context: Any = self._engine.create_execution_context()
-        if self._context is None:
-            raise _refused(self._logger.messages)
-        self._lock = threading.Lock()
-        self._cuda = cuda
-        self._buffers: list[int] = []
-        self._stream = cuda.create_stream()
-        for name, array in ((inputs[0], self._pixels), (outputs[0], self._logits)):
-            self._buffers.append(cuda.allocate(array.nbytes))
-            self._context.set_tensor_address(name, self._buffers[-1])
+    def __init__(self, engine: bytes, cuda: Cuda, version: str, *, recorded: bool = False) -> None:
         self.version = version
         self.threads = 1
+        self._lock = threading.Lock()
+        self._cuda = cuda
+        self._log = Log()
+        # Undone in reverse order by close, and here if opening fails half way.
+        self._resources = ExitStack()
+        self._runtime: tensorrt.Runtime | None = None
+        self._engine: tensorrt.ICudaEngine | None = None
+        self._context: tensorrt.IExecutionContext | None = None
+        self._stream = self._graph = 0
+        try:
+            self._open(engine)
+            if recorded:
+                self._record()
+        except BaseException:
+            self.close()
+            raise
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Session."""
@@ -176,10 +194,10 @@ class TensorRtSession:
                 if self._context is None:
                     raise closed()
                 np.copyto(self._pixels, images[index : index + 1], casting="safe")
-                self._cuda.copy_to_device(self._buffers[0], self._pixels, self._stream)
-                if not self._context.execute_async_v3(self._stream):
-                    raise _refused(self._logger.messages)
-                self._cuda.copy_to_host(self._logits, self._buffers[1], self._stream)
+                if self._graph:
+                    self._cuda.launch(self._graph, self._stream)
+                else:
+                    self._enqueue()
                 self._cuda.synchronize(self._stream)
                 rows.append(self._logits.copy())
         return np.concatenate(rows)
@@ -187,46 +205,118 @@ class TensorRtSession:
     def close(self) -> None:
         """See Session."""
         with self._lock:
-            if self._context is None:
-                return
+            # A context must go before its engine, an engine before its runtime.
             self._context = self._engine = self._runtime = None
-            for buffer in self._buffers:
-                self._cuda.free(buffer)
-            self._cuda.destroy_stream(self._stream)
+            self._resources.close()
 
-    def _is_input(self, name: str) -> bool:
+    def _open(self, engine: bytes) -> None:
+        import numpy as np
         import tensorrt
 
-        return bool(self._engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT)
+        self._runtime = _runtime(self._log)
+        self._engine = loaded = self._runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            raise refused(self._log.messages, "load the engine")
+        image, logits = _input_and_output(loaded)
+        shape = _shape(loaded, image)
+        if shape[0] != 1 or min(shape) < 1:
+            raise refused([f"input shape {list(shape)} is not static with batch 1"], "run it")
+        self._size = shape[-1]
+        types: dict[Any, np.dtype[Any]] = {
+            tensorrt.DataType.UINT8: np.dtype(np.uint8),
+            tensorrt.DataType.FLOAT: np.dtype(np.float32),
+        }
+        pixels = types.get(loaded.get_tensor_dtype(image))
+        if pixels is None or loaded.get_tensor_dtype(logits) != tensorrt.DataType.FLOAT:
+            what = "its input is neither uint8 nor float32, or its output not float32"
+            raise refused([what], "run it")
+        self._context = loaded.create_execution_context()
+        if self._context is None:
+            raise refused(self._log.messages, "make room for an inference")
+        self._stream = self._cuda.create_stream()
+        self._resources.callback(self._cuda.destroy_stream, self._stream)
+        rows = _shape(loaded, logits)
+        self._pixels, self._input = self._buffers(image, shape, pixels)
+        self._logits, self._output = self._buffers(logits, rows, np.dtype(np.float32))
+
+    def _buffers(
+        self, tensor: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> tuple[NDArray[Any], int]:
+        """A tensor's memory: a page-locked array here, and its address on the device."""
+        array = self._cuda.allocate_host(shape, dtype)
+        self._resources.callback(self._cuda.free_host, array)
+        address = self._cuda.allocate(array.nbytes)
+        self._resources.callback(self._cuda.free, address)
+        assert self._context is not None
+        if not self._context.set_tensor_address(tensor, address):
+            raise refused(self._log.messages, f"take an address for {tensor}")
+        return array, address
+
+    def _enqueue(self) -> None:
+        assert self._context is not None
+        self._cuda.copy_to_device(self._input, self._pixels, self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise refused(self._log.messages, "run an inference")
+        self._cuda.copy_to_host(self._logits, self._output, self._stream)
+
+    def _record(self) -> None:
+        # The first inference sets up what may not be recorded.
+        self._enqueue()
+        self._cuda.synchronize(self._stream)
+        self._cuda.begin_capture(self._stream)
+        self._enqueue()
+        self._graph = self._cuda.end_capture(self._stream)
+        self._resources.callback(self._cuda.destroy_graph, self._graph)
 
 
-def _make_logger() -> Any:
-    """A logger that keeps errors for our own message instead of printing them."""
+def _ready() -> tuple[Cuda, str]:
+    """CUDA and TensorRT's version.
+
+    Raises:
+        BackendError: TensorRT or a GPU is missing.
+    """
+    here = availability()
+    if not here.ok:
+        raise BackendError(
+            f"TensorRT cannot be used: {here.reason}",
+            expected=f"tensorrt {SUPPORTED} and an NVIDIA GPU",
+            fix=f"run `{here.install}`" if here.install else "see `qdr-edge doctor`",
+        )
+    from qdr_edge.runtime.cuda import Cuda
+
+    return Cuda(), here.version
+
+
+def _runtime(log: Log) -> tensorrt.Runtime:
     import tensorrt
 
-    class Collector(tensorrt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            tensorrt.ILogger.__init__(self)
-            self.messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (self.Severity.INTERNAL_ERROR, self.Severity.ERROR):
-                self.messages.append(message)
-
-    return Collector()
+    # The binding turns a null pointer of the library into a TypeError.
+    try:
+        return tensorrt.Runtime(logger())
+    except TypeError as error:
+        raise refused(log.messages, "start its runtime") from error
 
 
-def _refused(messages: list[str]) -> BackendError:
-    return BackendError(
-        f"TensorRT refuses the model: {messages[0] if messages else 'no reason given'}",
-        expected="a Q/DQ network within TensorRT's rules, built on this GPU and version",
-        fix="check it with `qdr-edge lint`; delete the engine cache if TensorRT was updated",
-    )
+def _input_and_output(loaded: tensorrt.ICudaEngine) -> tuple[str, str]:
+    """Names of an engine's one input and one output."""
+    import tensorrt
+
+    names = [loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)]
+    inputs = [n for n in names if loaded.get_tensor_mode(n) == tensorrt.TensorIOMode.INPUT]
+    outputs = [n for n in names if n not in inputs]
+    if len(inputs) != 1 or len(outputs) != 1:
+        what = f"it has {len(inputs)} inputs and {len(outputs)} outputs instead of 1 and 1"
+        raise refused([what], "run it")
+    return inputs[0], outputs[0]
+
+
+def _shape(loaded: tensorrt.ICudaEngine, tensor: str) -> tuple[int, ...]:
+    dims = loaded.get_tensor_shape(tensor)
+    return tuple(int(dims[axis]) for axis in range(len(dims)))
 
 
 def _install() -> str:
-    jetson = host().jetson
-    if jetson:
+    if host().jetson:
         # On Jetson TensorRT comes with JetPack; PyPI's wheels are for discrete GPUs.
         return "sudo apt-get install tensorrt python3-libnvinfer"
     return "pip install 'qdr-edge[tensorrt]'"

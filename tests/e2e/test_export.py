@@ -30,32 +30,14 @@ from qdr_export.profiles import DEFAULT_TARGETS, load_profile
 from qdr_export.reference import Reference
 from qdr_export.run_folder import find_students
 from qdr_export.tables import print_parity
-from qdr_train.synth import generate
 from tests.networks import checkpoint, with_float
-
-SIZE = 64
+from tests.runs import small_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with an untrained fundus student and its true reference logits."""
-    root = tmp_path_factory.mktemp("export")
-    samples = read_csv(generate(root / "eyes", 8, 3, 96, workers=1))
-    folder = root / "run"
-    folder.mkdir()
-    write_csv(folder / "data.csv", samples)
-    (folder / "run.json").write_text(json.dumps({"format": "qdr-run", "name": "tiny"}))
-    made = checkpoint("student", size=SIZE, labels=samples.labels)
-    rows = [s for split in ("val", "test") for s in samples.select("fundus", split)]
-    pixels = np.stack([load_image(s.file, made.preprocess) for s in rows])
-    logits = Reference(build_canonical(made)).infer(pixels)
-    made = replace(
-        made,
-        probe={"reference_logits": logits, "qat_logits": logits + np.float32(0.01)},
-        provenance={**made.provenance, "data_sha256": samples.sha256},
-    )
-    save_checkpoint(folder / "student-fundus", made)
-    return folder
+    return small_run(tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +92,7 @@ def test_layers_in_float_allow_steps_and_are_named(
     assert exported.proven
     bundle = read_bundle(exported.bundle, trust=TrustStore.of(key.public))
     steps = {name: a.tolerance_steps for name, a in bundle.manifest.artefacts.items()}
-    assert steps == {"ort-x86": 3, "openvino": 3, "tensorrt": 8}
+    assert steps == {"ort-x86": 3, "openvino": 3, "tensorrt-10": 8, "tensorrt-11": 8}
     read_back = json.loads(exported.parity_file.read_text())["read_back"]["ort-x86"]
     assert {layer["name"] for layer in read_back["float_layers"]} == {"c1", "c3"}
     for target in ("ort-x86", "openvino"):  # load() holds every golden vector to those steps
@@ -311,6 +293,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "out"
     arguments = ["export", str(run / "student-fundus"), "--out", str(out), "--target", "ort-x86"]
+    arguments += ["--security-version", "5"]
     result = CliRunner().invoke(
         app, [*arguments, "--threads", "1", "--name", "mine", "--target-sensitivity", "0.93"]
     )
@@ -319,6 +302,7 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "bit-equal" in result.output
     assert sorted(p.name for p in out.iterdir()) == [
         "mine-fundus.float.onnx",
+        "mine-fundus.parity.html",
         "mine-fundus.parity.json",
         "mine-fundus.qdr",
     ]
@@ -327,10 +311,11 @@ def test_command_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bundle = read_bundle(
         out / "mine-fundus.qdr", trust=TrustStore.from_folder(tmp_path / "home" / "trust")
     )
+    assert bundle.manifest.security_version == 5
     assert not any(threshold.reached for threshold in bundle.manifest.decision.thresholds)
     (tmp_path / "canonical.onnx").write_bytes(bundle.entries["network/canonical.onnx"])
     lint = CliRunner().invoke(
-        app, ["lint", str(tmp_path / "canonical.onnx"), "--target", "tensorrt"]
+        app, ["lint", str(tmp_path / "canonical.onnx"), "--target", "tensorrt-10"]
     )
     assert "float-bias" in lint.output
     assert isinstance(lint.exception, ExportError)

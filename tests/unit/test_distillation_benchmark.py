@@ -31,7 +31,7 @@ def bench() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    module.RESAMPLES = 200
+    module.of_seeds.RESAMPLES = 200
     return module
 
 

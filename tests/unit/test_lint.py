@@ -124,7 +124,7 @@ BROKEN = {
         [_node("DequantizeLinear", "x s odd", "y")], {**ZERO, "odd": np.uint8(115)}
     ),
     "planar-input": _model([_node("Relu", "x", "y")], {}, shape=(1, 8, 8, 3)),
-    "zero-zero-point": _model([_node("DequantizeLinear", "x s", "y")], ZERO),
+    "zero-zero-point": _model([_node("DequantizeLinear", "x s m", "y")], ZERO),
     "no-uint8": _model([_node("DequantizeLinear", "x s u", "y")], ZERO),
     "explicit-axis": _model([_node("DequantizeLinear", "w ws wz", "y")], ALL),
     "float-bias": _model([_node("DequantizeLinear", "b ws", "y")], ALL),
@@ -148,6 +148,19 @@ BROKEN = {
         [_node("DequantizeLinear", "g gs", "gd", axis=0), _node("Gemm", "x gd", "y", transB=1)],
         {"g": np.ones((5, 64), np.int8), "gs": np.ones(5, np.float32)},
     ),
+    "pooled-stem": _model(
+        [
+            DQ_X,
+            DQ_W,
+            CONV,
+            _node("Relu", "c", "r"),
+            _node("QuantizeLinear", "r s z", "q"),
+            _node("DequantizeLinear", "q s z", "e"),
+            _node("MaxPool", "e", "y", kernel_shape=[2, 2]),
+        ],
+        ALL,
+    ),
+    "typed-half": _model([DQ_X, _node("Conv", "d f", "y")], ALL),
 }
 
 
@@ -183,8 +196,39 @@ def test_wide_weights_are_warned_about_where_x86_runs_them(
     assert "scheme exact" in found[0].mend
 
 
+ZERO_POINTS = {
+    "none on int8 codes": ([_node("DequantizeLinear", "w ws", "y", axis=0)], 0),
+    "none behind a Q": ([_node("QuantizeLinear", "x s", "q"), _node("Cast", "q", "y", to=1)], 1),
+    "computed": (
+        [_node("Cast", "x", "t", to=3), _node("DequantizeLinear", "w ws t", "y", axis=0)],
+        1,
+    ),
+    "one for many scales": ([_node("DequantizeLinear", "w ws z", "y", axis=0)], 1),
+    "one for each": ([_node("DequantizeLinear", "w ws wz", "y", axis=0)], 0),
+}
+
+
+@pytest.mark.parametrize("target", ["tensorrt-10", "tensorrt-11"])
+@pytest.mark.parametrize(("nodes", "count"), ZERO_POINTS.values(), ids=ZERO_POINTS)
+def test_zero_points_that_tensorrt_takes(
+    nodes: list[onnx.NodeProto], count: int, target: str
+) -> None:
+    found = [f for f in lint_model(_model(nodes, ALL), target) if f.rule == "zero-zero-point"]
+    assert len(found) == count
+
+
+def test_tensorrt_10_and_11_differ_where_they_do() -> None:
+    rules = {t: {r.name for r in RULES if t in r.targets} for t in ("tensorrt-10", "tensorrt-11")}
+    assert rules["tensorrt-10"] - rules["tensorrt-11"] == {"explicit-axis"}
+    assert rules["tensorrt-11"] - rules["tensorrt-10"] == {"typed-half"}
+    untyped = emitter("tensorrt-10")(build_canonical(checkpoint("mobilenet")))
+    assert {f.rule for f in lint_model(untyped, "tensorrt-11")} == {"typed-half"}
+    typed = emitter("tensorrt-11")(build_canonical(checkpoint("mobilenet")))
+    assert lint_model(typed, "tensorrt-10") == []
+
+
 def test_errors_come_first() -> None:
-    findings = lint_model(build_canonical(checkpoint("resnet")), "tensorrt")
+    findings = lint_model(build_canonical(checkpoint("resnet")), "tensorrt-10")
     severities = [finding.severity for finding in findings]
     assert severities == sorted(severities)
     assert severities[0] == "error"

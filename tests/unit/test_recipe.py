@@ -212,3 +212,19 @@ def test_override_errors_are_clear(tmp_path: Path) -> None:
 def test_recipes_run_no_code(tmp_path: Path) -> None:
     message = wrong(tmp_path, RECIPE.replace("seed: 3", "seed: !!python/object/apply:time.time []"))
     assert "not YAML" in message
+
+
+def test_scales_with_zero_points_are_not_learned() -> None:
+    settings = ["scheme=u8", "student.quantization.scales=learned"]
+    with pytest.raises(RecipeError, match="learns scales under scheme u8; expected observed"):
+        load_recipe(find_recipe("real-fundus"), overrides=settings)
+    assert load_recipe(find_recipe("real-fundus"), overrides=settings[:1]).quant_scheme().unsigned
+
+
+def test_a_recipe_without_keys_added_later_keeps_its_fingerprint() -> None:
+    """A run is resumed only with its own recipe: a release must not change how it is written."""
+    text = dump_recipe(load_recipe(find_recipe("demo")))
+    assert "own:" not in text
+    assert "calibration:" not in text
+    mse = load_recipe(find_recipe("demo"), overrides=["student.quantization.calibration=mse"])
+    assert "calibration: mse" in dump_recipe(mse)

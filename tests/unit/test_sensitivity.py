@@ -121,3 +121,23 @@ def test_nothing_is_suggested_where_nothing_matters() -> None:
     assert calm.suggestion() == ()
     gain = replace(calm, layers=(*layers[:3], replace(layers[3], except_it=proven), *layers[4:]))
     assert gain.suggestion() == (layers[3].name,)
+
+
+def test_a_budget_is_kept_and_spent_on_what_hurts_most() -> None:
+    found = scan()
+    shares = {layer.name: layer.macs_share for layer in found.layers}
+    injured = "backbone.down2.0"
+    assert found.within(shares[injured])[0] == injured
+    assert injured not in found.within(shares[injured] * 0.99)
+    for budget in (0.001, 0.02, 0.3, 0.99):
+        chosen = found.within(budget)
+        assert sum(shares[name] for name in chosen) <= budget
+        assert all(
+            layer.except_it.rms < found.whole.rms for layer in found.layers if layer.name in chosen
+        )
+    # What is in float already counts.
+    rest = replace(found, layers=found.layers[1:])
+    assert rest.in_float == pytest.approx(shares[injured])
+    assert rest.within(shares[injured] * 0.99) == ()
+    none = replace(found, whole=replace(found.whole, rms=0.0))  # nothing to take away
+    assert none.within(0.99) == ()

@@ -8,18 +8,28 @@ from qdr_edge.errors import ExportError
 
 
 def emitter(name: str) -> Callable[[bytes], bytes]:
-    """The emitter of a form: "onnxruntime-x86", "openvino" or "tensorrt".
+    """The emitter of a form: "onnxruntime-x86", "openvino", "tensorrt-10" or "tensorrt-11".
 
     Raises:
         ExportError: There is none of that name.
     """
     # Imported here: reading a target profile must not load ONNX.
-    from qdr_export.emit import onnxruntime, openvino, tensorrt
+    from qdr_export.emit import (
+        onnxruntime,
+        openvino,
+        openvino_ir,
+        ort_arm64,
+        tensorrt,
+        tensorrt11,
+    )
 
     emitters = {
         "onnxruntime-x86": onnxruntime.emit,
+        "onnxruntime-arm64": ort_arm64.emit,
         "openvino": openvino.emit,
-        "tensorrt": tensorrt.emit,
+        "openvino-ir": openvino_ir.emit,
+        "tensorrt-10": tensorrt.emit,
+        "tensorrt-11": tensorrt11.emit,
     }
     if name not in emitters:
         raise ExportError(

@@ -31,6 +31,7 @@ from qdr_export.emit.rewrite import (
     Rewriter,
     code_source,
     is_float_layer,
+    is_pixels,
     is_rectifier,
     rectified,
     to_bytes,
@@ -38,30 +39,53 @@ from qdr_export.emit.rewrite import (
 from qdr_export.emit.ties import quantizer_scale
 from qdr_export.onnx_graph import GraphView, attributes
 
-_INT8_MAX = 127
+_INT8_MIN, _INT8_MAX = -128, 127
 _UINT8_MAX = 255
 _SIGNED_ZERO = 128
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The uint8 form of a quantized activation.
+    """The form of a quantized activation.
 
     Args:
         zero: Zero point.
         low: Smallest code that may occur.
         high: Largest code that may occur.
+        dtype: Type of the codes.
     """
 
     zero: int
     low: int = 0
     high: int = _UINT8_MAX
+    dtype: type[np.uint8 | np.int8] = np.uint8
+
+    @property
+    def whole_range(self) -> bool:
+        """Whether every code of the type may occur."""
+        limits = np.iinfo(self.dtype)
+        return (self.low, self.high) == (limits.min, limits.max)
+
+    def constant(self, r: Rewriter, value: int) -> str:
+        """A constant of the codes' type."""
+        return r.out.constant(self.dtype(value))
 
 
 def emit(canonical: bytes) -> bytes:
     """The ONNX Runtime x86 form of a canonical model."""
+    return emit_codes(canonical, "ort-x86", signed=False)
+
+
+def emit_codes(canonical: bytes, name: str, *, signed: bool) -> bytes:
+    """A canonical model with every activation in the codes that ONNX Runtime's kernels want.
+
+    Args:
+        canonical: The canonical model.
+        name: Name of the new graph.
+        signed: Leave int8 activations int8.
+    """
     rewriter = Rewriter(canonical)
-    forms = _forms(rewriter.view)
+    forms = _forms(rewriter.view, signed)
     # Quantized tensors whose codes may still lie outside their form's range.
     unsaturated: set[str] = set()
 
@@ -70,8 +94,12 @@ def emit(canonical: bytes) -> bytes:
             _quantize(r, node, forms[node.output[0]], unsaturated)
             return True
         if node.op_type == "DequantizeLinear" and node.input[0] in forms:
-            zero = r.out.constant(np.uint8(forms[node.input[0]].zero))
+            form = forms[node.input[0]]
+            zero = form.constant(r, form.zero)
             r.out.dequantize(r.name(node.input[0]), r.name(node.input[1]), zero, node.output[0])
+            return True
+        if signed and is_pixels(node, r.view):
+            _center_pixels(r, node)
             return True
         if is_float_layer(r.view, node):
             _keep_float(r, node)
@@ -80,26 +108,35 @@ def emit(canonical: bytes) -> bytes:
             return _left_to_codes(r, node, forms)
         return _gemm_weight(r, node)
 
-    return to_bytes(rewriter.run(rule, "ort-x86"))
+    return to_bytes(rewriter.run(rule, name))
 
 
-def _forms(view: GraphView) -> dict[str, Codes]:
+def _forms(view: GraphView, keep_signed: bool) -> dict[str, Codes]:
     forms = {}
     largest = rectified(view)
     for node in view.of_type("QuantizeLinear"):
         code = node.output[0]
         zero, limit = view.zero_point(node), _UINT8_MAX
         signed = zero.dtype == np.int8
+        if signed and keep_signed:
+            low, high = (_INT8_MIN if code not in largest else 0), _INT8_MAX
+            if np.isfinite(largest.get(code, np.inf)):
+                high = min(high, _steps(view, node, largest[code]))
+            forms[code] = Codes(0, low, high, np.int8)
+            continue
         if code not in largest:
             forms[code] = Codes(_SIGNED_ZERO if signed else int(zero))
             continue
         if signed:
             limit = _INT8_MAX
         if np.isfinite(largest[code]):
-            steps = np.rint(largest[code] / view.scale(node).astype(np.float64))
-            limit = min(limit, int(steps) + int(zero))
+            limit = min(limit, _steps(view, node, largest[code]) + int(zero))
         forms[code] = Codes(int(zero), int(zero), limit)
     return forms
+
+
+def _steps(view: GraphView, quantize: NodeProto, value: float) -> int:
+    return int(np.rint(value / view.scale(quantize).astype(np.float64)))
 
 
 def _left_to_codes(r: Rewriter, node: NodeProto, forms: dict[str, Codes]) -> bool:
@@ -107,10 +144,20 @@ def _left_to_codes(r: Rewriter, node: NodeProto, forms: dict[str, Codes]) -> boo
     readers = r.view.consumers.get(node.output[0], [])
     if not readers or any(reader.op_type != "QuantizeLinear" for reader in readers):
         return False
-    if node.op_type == "Relu" and all(forms[reader.output[0]].zero == 0 for reader in readers):
+    codes = [forms[reader.output[0]] for reader in readers]
+    if node.op_type == "Relu" and all(x.zero == 0 and x.dtype is np.uint8 for x in codes):
         return False
     r.rename(node.output[0], r.name(node.input[0]))
     return True
+
+
+def _center_pixels(r: Rewriter, node: NodeProto) -> None:
+    """The pixels' codes minus 128 as int8: a kernel reads and writes codes of one type."""
+    pixels, scale, zero = (r.name(name) for name in node.input)
+    value = r.out.dequantize(pixels, scale, zero, f"{node.output[0]}:u")
+    signed_zero = r.out.constant(np.int8(0))
+    code = r.out.quantize(value, scale, signed_zero, f"{node.output[0]}:q")
+    r.out.dequantize(code, scale, signed_zero, node.output[0])
 
 
 def _keep_float(r: Rewriter, node: NodeProto) -> None:
@@ -137,18 +184,18 @@ def _gemm_weight(r: Rewriter, node: NodeProto) -> bool:
 def _quantize(r: Rewriter, node: NodeProto, form: Codes, unsaturated: set[str]) -> None:
     code = node.output[0]
     value, scale = r.name(node.input[0]), quantizer_scale(r, node)
-    r.out.quantize(value, scale, r.out.constant(np.uint8(form.zero)), code)
-    if (form.low, form.high) == (0, _UINT8_MAX):
+    r.out.quantize(value, scale, form.constant(r, form.zero), code)
+    if form.whole_range:
         return
     source = code_source(r.view, node)
     if source is not None and source not in unsaturated:
         return
-    if (form.low, form.high) == (0, _INT8_MAX) and _sum_fits(r.view, node):
+    if form == Codes(0, 0, _INT8_MAX) and _sum_fits(r.view, node):
         return
     if _only_max_pool_reads(r, code):
         unsaturated.add(code)
         return
-    bounds = [r.out.constant(np.uint8(form.low)), r.out.constant(np.uint8(form.high))]
+    bounds = [form.constant(r, form.low), form.constant(r, form.high)]
     r.rename(code, r.out.add("Clip", [code, *bounds], f"{code}c"))
 
 

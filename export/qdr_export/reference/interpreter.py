@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, ValueInfoProto
 
 from qdr_edge.errors import ExportError
 from qdr_export.onnx_graph import GraphView, attributes, label
@@ -76,12 +76,15 @@ class Reference:
         Returns:
             float32 [N, K].
         """
-        step = max(1, _CHUNK_PIXELS // int(np.prod(images.shape[2:])))
-        parts = [self._infer(images[i : i + step]) for i in range(0, len(images), step)]
-        if not parts:
-            classes = self._view.outputs[0].type.tensor_type.shape.dim[1].dim_value
-            return np.zeros((0, classes), np.float32)
-        return np.concatenate(parts)
+        return self._infer(images, self._view.outputs[0])
+
+    def infer_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class activation maps of a batch, of a model that has them (maps.py).
+
+        Returns:
+            float32 [N, K, h, w].
+        """
+        return self._infer(images, self._view.outputs[1])
 
     def activations(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Integer codes of every quantized activation, by tensor name, and the logits."""
@@ -90,10 +93,16 @@ class Reference:
         codes |= {o.name for o in self._view.outputs}
         return {name: np.asarray(values[name]) for name in codes if name in values}
 
-    def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        output = self._view.outputs[0].name
-        logits: NDArray[np.float32] = real(self._values(images)[output]).astype(np.float32)
-        return logits
+    def _infer(self, images: NDArray[np.uint8], output: ValueInfoProto) -> NDArray[np.float32]:
+        step = max(1, _CHUNK_PIXELS // int(np.prod(images.shape[2:])))
+        parts = [
+            real(self._values(images[i : i + step])[output.name]).astype(np.float32)
+            for i in range(0, len(images), step)
+        ]
+        if not parts:
+            shape = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+            return np.zeros((0, *shape[1:]), np.float32)
+        return np.concatenate(parts)
 
     def _values(self, images: NDArray[np.uint8], *, keep: bool = False) -> dict[str, Value]:
         values: dict[str, Value] = {**self._fixed, self._view.inputs[0].name: images}

@@ -12,6 +12,7 @@ from qdr_edge.errors import CheckpointError
 from qdr_edge.files import atomic_write
 from qdr_edge.metrics import Estimate
 from qdr_edge.preprocess import PreprocessSpec
+from qdr_train.commands.fallback import require_budget, write_fallback
 from qdr_train.data.cache import open_pixels
 from qdr_train.data.images import images_of
 from qdr_train.engine.logs import RunLog
@@ -26,7 +27,13 @@ FILE = "sensitivity.json"
 
 
 def scan_run(
-    out: Path, stage: str | None, *, cache: Path | None, threads: int, device: str
+    out: Path,
+    stage: str | None,
+    *,
+    cache: Path | None,
+    threads: int,
+    device: str,
+    budget: float | None = None,
 ) -> None:
     """Scan the quantized students of a run on its validation images, print and write the result.
 
@@ -36,21 +43,38 @@ def scan_run(
         cache: Folder of ready images; None for the run's own.
         threads: CPU threads; 0 for all cores.
         device: "cpu" or "cuda".
+        budget: Share of a student's multiply-accumulates that may go to float: a recipe that
+            does so is written too. None for no recipe.
 
     Raises:
         CheckpointError: There is no such run, or the stage is no finished quantized student.
+        RecipeError: The budget is no share.
     """
+    if budget is not None:
+        require_budget(budget)
     run = open_run(out)
     if threads:
         torch.set_num_threads(threads)
     names = _stages(run, stage)
     with locked(out), RunLog(out) as log:
+        chosen = {}
         for name in names:
             scan = _scan(run, name, cache or out / "cache", torch.device(device), threads, log)
             content = {"stage": name, **scan.to_dict()}
             file = out / name / FILE
             atomic_write(file, json.dumps(content, indent=1, allow_nan=False))
             _print(log.console, name, scan, file)
+            if budget is not None:
+                chosen[name] = scan.within(budget)
+                _print_chosen(log.console, name, scan, chosen[name], budget)
+        if any(chosen.values()):
+            recipe = write_fallback(run, chosen)
+            data = run.record["data_source"]
+            log.console.print(
+                f"quantize again with these layers in float: qdr-edge train {recipe} "
+                f"--data {data} --out {out}-fallback",
+                markup=False,
+            )
 
 
 def _stages(run: Run, stage: str | None) -> list[str]:
@@ -118,6 +142,25 @@ def _print(console: Console, name: str, scan: Scan, file: Path) -> None:
     else:
         console.print("no layer's exclusion changes the answers measurably", markup=False)
     console.print(f"written: {file}", markup=False)
+
+
+def _print_chosen(
+    console: Console, name: str, scan: Scan, chosen: tuple[str, ...], budget: float
+) -> None:
+    if not chosen:
+        console.print(
+            f"{name}: no layer within {100 * budget:g} % of the MACs takes any of the logits' "
+            "error away",
+            markup=False,
+        )
+        return
+    shares = {layer.name: layer.macs_share for layer in scan.layers}
+    spent = scan.in_float + sum(shares[layer] for layer in chosen)
+    console.print(
+        f"{name}: within {100 * budget:g} % of the MACs: exclude: [{', '.join(chosen)}], "
+        f"{100 * spent:.2f} % of the MACs in float in all",
+        markup=False,
+    )
 
 
 def _points(change: Estimate) -> str:

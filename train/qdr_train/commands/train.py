@@ -15,6 +15,8 @@ import typer
 INTERRUPTED = 130
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
+Colours = tuple[float, float, float]
+
 
 def train(
     recipe: Annotated[
@@ -39,6 +41,21 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of ready images; default OUT/cache.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python file with build(): your network as the student; its code is run."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="With --model: a state dict to begin with.")
+    ] = None,
+    mean: Annotated[
+        Colours | None, typer.Option(help="With --model: means in pixel/255 it is used to.")
+    ] = None,
+    std: Annotated[
+        Colours | None, typer.Option(help="With --model: deviations in pixel/255.")
+    ] = None,
     list_recipes: Annotated[
         bool, typer.Option("--list", help="Explain the shipped recipes.")
     ] = False,
@@ -47,6 +64,10 @@ def train(
     ] = False,
     stage: Annotated[
         str | None, typer.Option(help="With --sensitivity: which student; default all.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="With --sensitivity: share of the MACs that may go to float."),
     ] = None,
 ) -> None:
     """Train teachers and quantized students by a recipe; docs/training.md explains it all."""
@@ -63,7 +84,7 @@ def train(
     if sensitivity:
         from qdr_train.commands.sensitivity import scan_run
 
-        scan_run(out, stage, cache=cache, threads=threads, device=device)
+        scan_run(out, stage, cache=cache, threads=threads, device=device, budget=budget)
         return
     chosen = None
     if recipe is not None:
@@ -80,6 +101,18 @@ def train(
         raise typer.BadParameter("a resumed run keeps its recipe", param_hint="--resume")
     if data is None and not resume:
         raise typer.BadParameter("name the images", param_hint="--data")
+    if model is None and (weights or mean or std):
+        raise typer.BadParameter("goes with --model", param_hint="--weights, --mean, --std")
+    own_weights = None
+    if model is not None:
+        if resume or chosen is None:
+            raise typer.BadParameter("a resumed run keeps its network", param_hint="--model")
+        from qdr_train.adopt.convert import adopt
+        from qdr_train.adopt.into_recipe import weight_bytes, with_own
+        from qdr_train.adopt.source import read_source
+
+        adopted = adopt(read_source(model, weights), chosen.size, mean=mean, std=std)
+        chosen, own_weights = with_own(chosen, adopted), weight_bytes(adopted)
 
     from qdr_train.engine import program
     from qdr_train.engine.ranks import Ranks
@@ -88,7 +121,9 @@ def train(
     try:
         with _interruptible(), Ranks.from_environment(device) as ranks:
             writes = ranks.is_writer
-            options = program.Options(cache=cache, threads=threads, device=device, ranks=ranks)
+            options = program.Options(
+                cache=cache, threads=threads, device=device, ranks=ranks, own_weights=own_weights
+            )
             if resume:
                 program.resume(out, options, chosen)
             elif chosen is not None and data is not None:

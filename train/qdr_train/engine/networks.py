@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from qdr_edge.labels import LabelSet
+from qdr_train.adopt.build import build_own, require_fits
 from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.engine.state import load_state
 from qdr_train.models import Classifier, build
@@ -22,13 +23,17 @@ BEST_QAT = "best-qat"
 def new_network(stage: Stage, recipe: Recipe, labels: LabelSet) -> Classifier:
     """A stage's network with random weights."""
     options = stage.model
-    network = build(
-        options.name,
-        len(labels),
-        in_size=recipe.size,
-        width=options.width,
-        dropout=options.dropout,
-    )
+    if options.own is not None:
+        require_fits(options.own, size=recipe.size, classes=len(labels))
+        network = build_own(options.own)
+    else:
+        network = build(
+            options.name,
+            len(labels),
+            in_size=recipe.size,
+            width=options.width,
+            dropout=options.dropout,
+        )
     # A fifth faster in float on CPUs (measured on a step of ResNet-18), no slower prepared.
     for parameter in network.parameters():
         if parameter.ndim == 4:

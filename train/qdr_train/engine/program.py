@@ -56,12 +56,14 @@ class Options:
         threads: CPU threads of each process; 0 for one a core, or for what the resumed run used.
         device: "cpu", "cuda" or another name torch knows.
         ranks: The processes that train together.
+        own_weights: Of the user's own network in the recipe, as a safetensors file; only to begin.
     """
 
     cache: Path | None = None
     threads: int = 0
     device: str = "cpu"
     ranks: Ranks = ALONE
+    own_weights: bytes | None = None
 
 
 def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
@@ -83,7 +85,9 @@ def begin(recipe: Recipe, data: Path, out: Path, options: Options) -> Path:
     ranks = options.ranks
     samples, facts = ranks.from_writer(lambda: _plan(recipe, data, out, options))
     with _held(out, ranks):
-        run = ranks.from_writer(lambda: create_run(out, recipe, samples, facts))
+        run = ranks.from_writer(
+            lambda: create_run(out, recipe, samples, facts, options.own_weights)
+        )
         return _train(run, options, facts["threads"])
 
 
@@ -257,7 +261,8 @@ def _begin_stage(
     stage = run.recipe.stages[name]
     train, val = images[stage.modality, "train"], images[stage.modality, "val"]
     tutors = _tutors(run, stage, images, device, ranks) if isinstance(stage, StudentStage) else []
-    work = Work(folder, name, run.samples.labels, train, val, tutors, log, device, ranks)
+    labels = run.samples.labels
+    work = Work(folder, name, labels, train, val, tutors, log, device, ranks, run.own_weights)
     training = StageRun(stage, run.recipe, work)
     training.begin()
     return training

@@ -50,7 +50,7 @@ def write_checkpoint(
             role=_role(stage),
             modality=stage.modality,
             synthetic=run.synthetic,
-            model=stage.model.model_dump(exclude={"init"}),
+            model=stage.model.model_dump(exclude={"init": True, "own": {"steps"}}),
             labels=labels,
             preprocess=PreprocessSpec(stage.modality, run.recipe.size),
             scheme=run.recipe.quant_scheme() if quantized else None,
@@ -90,7 +90,10 @@ def _role(stage: Stage) -> str:
 
 def _provenance(run: Run, stage: Stage, outcome: Outcome) -> dict[str, Any]:
     teachers = stage.teachers if isinstance(stage, StudentStage) else ()
-    init = stage.model.init
+    init, own = stage.model.init, stage.model.own
+    initial = init and {"layout": init.layout, "sha256": init.sha256}
+    if own and not init:
+        initial = {"layout": "own", "sha256": run.record["own_weights_sha256"]}
     return {
         "recipe": run.recipe.name,
         "recipe_sha256": run.recipe_sha256,
@@ -101,7 +104,7 @@ def _provenance(run: Run, stage: Stage, outcome: Outcome) -> dict[str, Any]:
             teacher: sha256_file(run.folder / teacher / CHECKPOINT_FILE) for teacher in teachers
         },
         # Without the file's name: a path may tell of people and places.
-        "initial_weights": init and {"layout": init.layout, "sha256": init.sha256},
+        "initial_weights": initial,
         "git_commit": git_commit(),
         "versions": tool_versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import CheckpointError, DatasetError, OutputError, RecipeError
 from qdr_edge.files import atomic_write, make_folder, sha256_bytes
@@ -18,9 +18,15 @@ from qdr_edge.samples import SampleSet, read_csv, write_csv
 from qdr_train.recipe import Recipe
 from qdr_train.recipe.files import dump_recipe, load_recipe
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMAT = "qdr-run"
 VERSION = 1
 RUN_FILE, RECIPE_FILE, DATA_FILE, LOCK_FILE = "run.json", "recipe.yaml", "data.csv", ".lock"
+OWN_WEIGHTS = "own-weights.safetensors"
+"""What a user's own network begins with."""
+
 BEGINNING = "beginning"
 """The status of a run whose folder is not complete yet: there is nothing in it to resume."""
 
@@ -61,6 +67,25 @@ class Run:
         entry: dict[str, Any] = next(e for e in self.record["stages"] if e["name"] == name)
         return entry
 
+    def own_weights(self) -> dict[str, Tensor]:
+        """The weights that a user's own network begins with.
+
+        Raises:
+            CheckpointError: They are not those that the run began with.
+        """
+        import safetensors.torch
+
+        path = self.folder / OWN_WEIGHTS
+        content = path.read_bytes() if path.is_file() else b""
+        if sha256_bytes(content) != self.record.get("own_weights_sha256"):
+            raise CheckpointError(
+                "not the weights that the run began with" if content else "missing",
+                where=str(path),
+                expected="the file as it was written",
+                fix="restore it, or begin again in another folder",
+            )
+        return safetensors.torch.load(content)
+
     def save(self) -> None:
         """Write run.json, in one of several processes."""
         if self.writes:
@@ -89,7 +114,13 @@ def require_vacant(folder: Path) -> None:
         )
 
 
-def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str, Any]) -> Run:
+def create_run(
+    folder: Path,
+    recipe: Recipe,
+    samples: SampleSet,
+    facts: dict[str, Any],
+    own_weights: bytes | None = None,
+) -> Run:
     """Make a run directory.
 
     Args:
@@ -97,6 +128,7 @@ def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str
         recipe: Complete recipe.
         samples: With splits.
         facts: What else run.json records.
+        own_weights: What a user's own network begins with, as a safetensors file.
 
     Raises:
         OutputError: Something stands there already, or it cannot be written.
@@ -114,6 +146,7 @@ def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str
         "data_sha256": samples.sha256,
         "labels": samples.labels.to_dict(),
         **facts,
+        **({"own_weights_sha256": sha256_bytes(own_weights)} if own_weights else {}),
         "stages": [
             {"name": n, "role": s.role, "modality": s.modality, "status": "waiting"}
             for n, s in recipe.stages.items()
@@ -123,6 +156,8 @@ def create_run(folder: Path, recipe: Recipe, samples: SampleSet, facts: dict[str
     run.save()
     atomic_write(folder / RECIPE_FILE, dump_recipe(recipe))
     write_csv(folder / DATA_FILE, samples)
+    if own_weights:
+        atomic_write(folder / OWN_WEIGHTS, own_weights)
     run.record["status"] = "running"
     run.save()
     sweep(run)
@@ -231,7 +266,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _is_vacant(folder: Path) -> bool:
     """Whether a folder holds nothing, or no more than a run that was killed as it was made."""
     names = {e.name for e in folder.iterdir() if not _LEFTOVER.fullmatch(e.name)} - {LOCK_FILE}
-    if not names <= {RUN_FILE, RECIPE_FILE, DATA_FILE}:
+    if not names <= {RUN_FILE, RECIPE_FILE, DATA_FILE, OWN_WEIGHTS}:
         return False
     if RUN_FILE not in names:
         return not names

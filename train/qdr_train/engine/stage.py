@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from qdr_train.engine.tutors import Tutor
 from qdr_train.models import Classifier
 from qdr_train.models.init import initial_weights
 from qdr_train.quant import qat
+from qdr_train.quant.calibrate import calibrate
 from qdr_train.recipe import Recipe, Stage, StudentStage
 
 STATE = "state"
@@ -58,6 +59,7 @@ class Work:
         log: The run's log.
         device: Where to compute.
         ranks: The processes that train together; the first of them writes.
+        own_weights: Reads the weights that a user's own network begins with.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class Work:
     log: RunLog
     device: torch.device
     ranks: Ranks = ALONE
+    own_weights: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ class StageRun:
             return
         if self._stage.model.init is not None:
             self._ranks.on_writer(self._take_initial_weights)  # align hands them on
+        elif self._stage.model.own is not None:
+            self._ranks.on_writer(self._take_own_weights)
         elif not self._stage.epochs:
             refresh_batch_norm(self._trainee.student.network, self._calibration(), work.device)
         self._ranks.align(*self._trainee.modules)
@@ -196,6 +201,14 @@ class StageRun:
             weights.load_into(network)
         work.log.say(f"{work.name}: {weights}")
 
+    def _take_own_weights(self) -> None:
+        """The weights that a user's network came with."""
+        work, student = self._work, self._trainee.student
+        if work.own_weights is None:
+            raise ValueError("a user's network without its weights")
+        for network in {student.network, student.judged}:
+            network.load_state_dict(dict(work.own_weights()))
+
     def _calibration(self) -> Images:
         """A few training images, the same in every process."""
         student, train = self._student, self._work.train
@@ -216,9 +229,8 @@ class StageRun:
         network.load_state_dict(self._read(BEST_FLOAT)[0])
         torch.manual_seed(self._seed("prepare"))
         prepared = self._prepare(network)
-        prepared.eval()
-        qat.set_phase(prepared, observers=True, bn_frozen=True)
-        predict(prepared, self._calibration(), self._work.device)
+        method = self._student.quantization.calibration if self._student else "running"
+        calibrate(prepared, self._calibration(), self._work.device, method)
         self._progress.begin_phase()
         self._trainee = self._compose(prepared)
         self._ranks.align(*self._trainee.modules)

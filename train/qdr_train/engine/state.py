@@ -57,6 +57,17 @@ def drop_state(folder: Path, name: str) -> None:
         file.unlink()
 
 
+def state_sha256(folder: Path, name: str) -> str:
+    """SHA-256 of a state's tensors, checked.
+
+    Raises:
+        CheckpointError: As `load_state`.
+    """
+    load_state(folder, name)
+    entry = json.loads((folder / f"{name}.json").read_bytes())
+    return str(entry["tensors"]["sha256"])
+
+
 def load_state(folder: Path, name: str) -> tuple[dict[str, Tensor], _Json]:
     """Read a state.
 

@@ -8,11 +8,17 @@ one. A class that holds conv, BatchNorm and ReLU as named children lists them in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
+
+_PIXEL_MAX = 255.0
 
 
 class Elementwise(nn.Module):
@@ -20,10 +26,12 @@ class Elementwise(nn.Module):
 
     Attributes:
         op: Name of the operator in the network graph.
+        attrs: Its attributes there.
         relu: Whether a ReLU follows it within the same step.
     """
 
     op: ClassVar[str]
+    attrs: Mapping[str, int | tuple[int, int]] = MappingProxyType({})
     relu: bool = False
 
     def __init__(self) -> None:
@@ -39,6 +47,31 @@ class Input(Elementwise):
     def forward(self, x: Tensor) -> Tensor:
         quantized: Tensor = self.output_quantizer(x)
         return quantized
+
+
+class Normalize(Elementwise):
+    """Where pixels enter a network that was trained on (pixel / 255 − mean) / std.
+
+    Args:
+        mean: Of each colour, red, green, blue.
+        std: Of each colour, above 0.
+    """
+
+    op = "normalize"
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        scale = 1 / (torch.tensor(std, dtype=torch.float64) * _PIXEL_MAX)
+        shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        # Not part of a state: they are part of the architecture.
+        self.register_buffer("weight", scale.to(torch.float32), persistent=False)
+        self.register_buffer("bias", shift.to(torch.float32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x / INPUT_SCALE + INPUT_ZERO_POINT  # exact: the scale is a power of two
+        weight, bias = (self.get_buffer(n).view(1, 3, 1, 1) for n in ("weight", "bias"))
+        result: Tensor = self.output_quantizer(pixels * weight + bias)
+        return result
 
 
 class Add(Elementwise):
@@ -63,6 +96,49 @@ class Mul(Elementwise):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         result: Tensor = self.output_quantizer(a * b)
+        return result
+
+
+class Concat(Elementwise):
+    """Two or more inputs side by side in the channels."""
+
+    op = "concat"
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        result: Tensor = self.output_quantizer(torch.cat(inputs, 1))
+        return result
+
+
+class AvgPool(Elementwise):
+    """The mean of each window, [N, C, H, W] -> [N, C, H', W'].
+
+    Args:
+        kernel: Height and width.
+        stride: Down and across.
+        padding: Zeros above and below, left and right.
+        count_include_pad: Whether the zeros count in the mean.
+    """
+
+    op = "avg_pool"
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int] = (0, 0),
+        *,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attrs = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "count_include_pad": int(count_include_pad),
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.output_quantizer(average_windows(x, self.attrs))
         return result
 
 
@@ -93,6 +169,36 @@ class Hardsigmoid(Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.output_quantizer(F.hardsigmoid(x))
+        return result
+
+
+class Relu6(Elementwise):
+    """clip(x, 0, 6), where no layer before it can take it in."""
+
+    op = "relu6"
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.output_quantizer(F.relu6(x))
+        return result
+
+
+class Sigmoid(Elementwise):
+    """1 / (1 + exp(−x))."""
+
+    op = "sigmoid"
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.output_quantizer(torch.sigmoid(x))
+        return result
+
+
+class Silu(Elementwise):
+    """x · sigmoid(x)."""
+
+    op = "silu"
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.output_quantizer(F.silu(x))
         return result
 
 
@@ -144,7 +250,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.feature_dim = feature_dim
-        self.input = Input()
+        self.input: Elementwise = Input()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(feature_dim, num_classes)
@@ -157,6 +263,17 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K]."""
         return self.forward_features(x)[1]
+
+
+def average_windows(x: Tensor, attrs: Mapping[str, int | tuple[int, int]]) -> Tensor:
+    """The means of AvgPool's windows."""
+    return F.avg_pool2d(
+        x,
+        attrs["kernel"],
+        attrs["stride"],
+        attrs["padding"],
+        count_include_pad=bool(attrs["count_include_pad"]),
+    )
 
 
 def initialise(model: nn.Module) -> None:

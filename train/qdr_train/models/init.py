@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import safetensors.torch
 import torch
@@ -90,7 +90,7 @@ class InitialWeights:
     def __str__(self) -> str:
         text = f"{len(self.tensors)} tensors from {self.source}"
         for what, names in (("left out", self.left_out), ("random", self.fresh)):
-            text += f"; {what}: {_listed(names)}" if names else ""
+            text += f"; {what}: {listed(names)}" if names else ""
         return text
 
 
@@ -117,7 +117,7 @@ def initial_weights(model: Model, network: nn.Module, labels: LabelSet) -> Initi
             expected=f"one of {', '.join(_TORCHVISION)}, or layout qdr",
         )
     path, content = _meant_file(init)
-    tensors = _parse(path, content)
+    tensors = parse_tensors(path, content)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if init.layout == "torchvision":
         given, left_out, fresh = _from_torchvision(tensors, _TORCHVISION[model.name], expected)
@@ -159,8 +159,19 @@ def _meant_file(init: Init) -> tuple[Path, bytes]:
     )
 
 
-def _parse(path: Path, content: bytes) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a pickled state dict; no code of the file runs."""
+def parse_tensors(
+    path: Path, content: bytes, *, wrappers: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a pickled state dict; no code of the file runs.
+
+    Args:
+        path: Where the content is from; its suffix tells the format.
+        content: Of the file.
+        wrappers: Keys that a state dict may stand under, among other things.
+
+    Raises:
+        CheckpointError: It is neither, or holds numbers that are not finite.
+    """
     try:
         if path.suffix == ".safetensors":
             tensors = safetensors.torch.load(content)
@@ -172,6 +183,10 @@ def _parse(path: Path, content: bytes) -> dict[str, Tensor]:
             where=str(path),
             expected=".safetensors, or a .pth file that holds a state dict and nothing else",
         ) from error
+    if isinstance(tensors, dict):
+        tensors = cast(Any, tensors)
+        wrapped = [key for key in wrappers if isinstance(tensors.get(key), dict)]
+        tensors = tensors[wrapped[0]] if wrapped else tensors
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
@@ -184,7 +199,7 @@ def _parse(path: Path, content: bytes) -> dict[str, Tensor]:
     broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(
-            f"numbers that are not finite in {_listed(broken)}",
+            f"numbers that are not finite in {listed(broken)}",
             where=str(path),
             expected="the weights of a network that trained to its end",
         )
@@ -273,7 +288,7 @@ def _check(
         if name in expected and tuple(value.shape) != expected[name]
     ]
     problems = [
-        f"{what}: {_listed(names)}"
+        f"{what}: {listed(names)}"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes))
         if names
     ]
@@ -286,6 +301,7 @@ def _check(
         )
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """A few of the names, and how many more there are."""
     more = len(names) - _NAMED_AT_MOST
     return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

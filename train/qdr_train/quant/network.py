@@ -13,9 +13,15 @@ from torch import fx, nn
 
 from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import INPUT, WEIGHTED, Graph, Node
-from qdr_edge.scheme import INPUT_SCALE, QuantScheme
+from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
 from qdr_train.models.blocks import Elementwise
-from qdr_train.quant.folded import ExactElementwise, FoldedConv2d, FoldedLayer, Requantize
+from qdr_train.quant.folded import (
+    ExactElementwise,
+    FoldedConv2d,
+    FoldedLayer,
+    FoldedNormalize,
+    Requantize,
+)
 
 _PREFIX = "backbone."  # in every name of a Classifier; left out to keep artefacts small
 
@@ -37,7 +43,7 @@ class Network:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, (FoldedLayer, Elementwise, ExactElementwise))
+        ours = isinstance(m, (FoldedLayer, FoldedNormalize, Elementwise, ExactElementwise))
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -52,9 +58,14 @@ def trace(model: nn.Module) -> Network:
     """
     nodes: list[Node] = []
     layers: dict[str, FoldedLayer] = {}
+    constants: dict[str, torch.Tensor] = {}
     names: dict[fx.Node, str] = {}
-    scales: dict[str, float | None] = {INPUT: INPUT_SCALE}
-    quantized = any(isinstance(module, Requantize) for module in model.modules())
+    requantizers = [module for module in model.modules() if isinstance(module, Requantize)]
+    quantized = bool(requantizers)
+    unsigned = any(module.qmin + module.zero_point == 0 for module in requantizers)
+    grids: dict[str, tuple[float | None, int]] = {
+        INPUT: (INPUT_SCALE, INPUT_ZERO_POINT if unsigned else 0)
+    }
     for step in _Tracer().trace(model).nodes:
         if step.op == "placeholder":
             names[step] = INPUT
@@ -75,14 +86,17 @@ def trace(model: nn.Module) -> Network:
             continue
         name = step.target.removeprefix(_PREFIX)
         op, attrs = _operator(module, where)
-        scale = _output_scale(module, scales[inputs[0]]) if quantized else None
-        activation = "relu" if getattr(module, "relu", False) else ""
+        scale, zero_point = _output_grid(module, grids[inputs[0]]) if quantized else (None, 0)
         in_float = quantized and isinstance(module, FoldedLayer) and module.quantization is None
-        nodes.append(Node(name, op, inputs, attrs, activation, scale, in_float))
-        names[step], scales[name] = name, scale
+        nodes.append(
+            Node(name, op, inputs, attrs, _activation(module), scale, in_float, zero_point)
+        )
+        names[step], grids[name] = name, (scale, zero_point)
         if isinstance(module, FoldedLayer):
             layers[name] = module
-    graph, tensors = Graph(tuple(nodes)), _tensors(layers)
+        elif isinstance(module, FoldedNormalize):
+            constants |= {f"{name}.{part}": module.get_buffer(part) for part in ("weight", "bias")}
+    graph, tensors = Graph(tuple(nodes)), _tensors(layers, constants)
     graph.check(tensors, quantized=quantized)
     return Network(graph, tensors, layers)
 
@@ -96,7 +110,9 @@ def _operator(module: nn.Module, where: str) -> tuple[str, dict[str, int | tuple
             "dilation": module.dilation,
             "groups": module.groups,
         }
-    if isinstance(module, (FoldedLayer, Elementwise, ExactElementwise)):
+    if isinstance(module, (Elementwise, ExactElementwise)):
+        return module.op, dict(module.attrs)
+    if isinstance(module, (FoldedLayer, FoldedNormalize)):
         return module.op, {}
     if isinstance(module, nn.MaxPool2d) and module.dilation == 1 and not module.ceil_mode:
         return "max_pool", {
@@ -104,6 +120,8 @@ def _operator(module: nn.Module, where: str) -> tuple[str, dict[str, int | tuple
             "stride": _pair(module.stride),
             "padding": _pair(module.padding),
         }
+    if isinstance(module, nn.Upsample) and module.mode == "nearest":
+        return "upsample", {"factor": _one_or_pair(module.scale_factor)}
     if isinstance(module, nn.Flatten) and module.start_dim == 1:
         return "flatten", {}
     if isinstance(module, nn.ReLU):
@@ -117,18 +135,36 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _output_scale(module: nn.Module, input_scale: float | None) -> float | None:
-    if isinstance(module, (nn.MaxPool2d, nn.Flatten, nn.ReLU)):
-        return input_scale
+def _one_or_pair(value: Any) -> int | tuple[int, int]:
+    pair = _pair(value)
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+def _activation(module: nn.Module) -> str:
+    if isinstance(module, FoldedLayer):
+        return module.activation
+    return "relu" if getattr(module, "relu", False) else ""
+
+
+def _output_grid(
+    module: nn.Module, input_grid: tuple[float | None, int]
+) -> tuple[float | None, int]:
+    """Scale and zero point of a module's output."""
+    if isinstance(module, (nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.ReLU)):
+        return input_grid
     quantizer = getattr(module, "output_quantizer", None)
-    return quantizer.scale if isinstance(quantizer, Requantize) else None
+    if isinstance(quantizer, Requantize):
+        return quantizer.scale, quantizer.zero_point
+    return None, 0
 
 
-def _tensors(layers: Mapping[str, FoldedLayer]) -> dict[str, NDArray[np.float32]]:
+def _tensors(
+    layers: Mapping[str, FoldedLayer], constants: Mapping[str, torch.Tensor]
+) -> dict[str, NDArray[np.float32]]:
     def array(tensor: torch.Tensor) -> NDArray[np.float32]:
         return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
 
-    tensors = {}
+    tensors = {name: array(value) for name, value in constants.items()}
     for name, layer in layers.items():
         tensors[f"{name}.weight"] = array(layer.weight)
         tensors[f"{name}.bias"] = array(layer.bias)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -22,19 +22,20 @@ import torch.ao.nn.intrinsic as nni
 import torch.ao.nn.intrinsic.qat as nniqat
 import torch.ao.nn.qat as nnqat
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.ao import quantization
 
 from qdr_edge.errors import CheckpointError
 from qdr_edge.graph import Graph
-from qdr_edge.scheme import INPUT_SCALE, QuantScheme
-from qdr_train.models.blocks import Classifier, Elementwise, Input
+from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
+from qdr_train.models.blocks import Classifier, Elementwise, Input, Normalize
 from qdr_train.quant import conv_bn
 from qdr_train.quant.exclude import float_layers
 from qdr_train.quant.folded import (
     ExactElementwise,
     FoldedConv2d,
     FoldedLayer,
+    FoldedNormalize,
     Requantize,
     WeightQuantization,
 )
@@ -44,6 +45,7 @@ from qdr_train.quant.quantizers import (
     FakeQuantizeInput,
     activation_quantizer,
     output_scale,
+    output_zero_point,
     weight_quantizer,
 )
 from qdr_train.recipe.parts import Quantization
@@ -54,6 +56,7 @@ _QAT_LAYERS = (
     nniqat.ConvBn2d,
     nniqat.ConvBnReLU2d,
     nniqat.ConvReLU2d,
+    nniqat.LinearReLU,
     nnqat.Conv2d,
     nnqat.Linear,
 )
@@ -65,6 +68,8 @@ _RELU_LAYERS = (
     nni.ConvReLU2d,
     nni.LinearReLU,
 )
+
+_CAPPED = "relu6"  # set on a layer whose fused ReLU is a ReLU6
 
 
 def prepare_qat(
@@ -82,7 +87,8 @@ def prepare_qat(
         are observed in passes without gradients, until the first pass with them.
 
     Raises:
-        RecipeError: A glob of `settings.exclude` matches no layer.
+        RecipeError: A glob of `settings.exclude` matches no layer, or scales cannot be learned
+            under this scheme.
     """
     settings = settings or Quantization()
     activation = activation_quantizer(scheme, learned=settings.scales == "learned")
@@ -91,10 +97,11 @@ def prepare_qat(
     prepared = cast(Any, copy.deepcopy(model).train())
     _lift_zero_gammas(prepared)
     with _deprecation_known():
-        groups = list(_fusion_groups(prepared))
-        prepared = tq.fuse_modules_qat(prepared, groups) if groups else prepared
+        prepared, capped = _fused(prepared, tq.fuse_modules_qat)
         prepared.qconfig = tq.QConfig(activation=activation, weight=weight)
-        prepared.dropout.qconfig = None
+        for module in prepared.modules():
+            if isinstance(module, nn.Dropout):  # torch.ao would quantize what it leaves
+                cast(Any, module).qconfig = None
         # Logits stay float: a decision threshold must not sit on an int8 grid.
         prepared.head.qconfig = tq.QConfig(activation=nn.Identity, weight=weight)
         mapping = {**tq.get_default_qat_module_mappings(), **conv_bn.CLASSES}
@@ -102,9 +109,11 @@ def prepare_qat(
         for module in prepared.modules():
             # torch.ao leaves pooling and our own modules alone, and their consumers would be float.
             if isinstance(module, Input):
-                module.output_quantizer = FakeQuantizeInput(scheme)
+                module.output_quantizer = FakeQuantizeInput()
             elif isinstance(module, Elementwise):
                 module.output_quantizer = activation()
+        for name in capped:
+            _cap(prepared.get_submodule(name))
         for name in in_float:
             # It reads and writes int8 like any other layer; only its arithmetic is float.
             prepared.get_submodule(name).weight_fake_quant = nn.Identity()
@@ -179,8 +188,9 @@ def _folded(model: nn.Module, *, quantized: bool) -> tuple[nn.Module, Network]:
     with _deprecation_known(), torch.no_grad():
         folded = copy.deepcopy(model).eval()
         if not is_prepared(model):
-            groups = list(_fusion_groups(folded))
-            folded = tq.fuse_modules(folded, groups) if groups else folded
+            folded, capped = _fused(folded, tq.fuse_modules)
+            for name in capped:
+                _cap(folded.get_submodule(name))
         scheme = cast(Any, model).scheme if quantized else None
         _replace_children(folded, scheme, prefix="")
         folded = folded.eval()
@@ -195,6 +205,10 @@ def _replace_children(parent: nn.Module, scheme: QuantScheme | None, prefix: str
         where = f"{prefix}{name}"
         if isinstance(child, (*_QAT_LAYERS, nni.ConvReLU2d, nni.LinearReLU, nn.Conv2d, nn.Linear)):
             setattr(parent, name, _fold_layer(child, scheme, where))
+        elif isinstance(child, Normalize):
+            grid = _requantize(child.output_quantizer, scheme, where) if scheme else None
+            parts = child.get_buffer("weight"), child.get_buffer("bias")
+            setattr(parent, name, FoldedNormalize(*parts, requantize=grid))
         elif isinstance(child, Elementwise):
             if scheme is None:
                 child.output_quantizer = nn.Identity()
@@ -202,7 +216,8 @@ def _replace_children(parent: nn.Module, scheme: QuantScheme | None, prefix: str
             grid = _requantize(child.output_quantizer, scheme, where)
             if grid is None:
                 raise CheckpointError("output is not quantized", where=where)
-            setattr(parent, name, ExactElementwise(child.op, relu=child.relu, requantize=grid))
+            exact = ExactElementwise(child.op, relu=child.relu, requantize=grid, attrs=child.attrs)
+            setattr(parent, name, exact)
         else:
             _replace_children(child, scheme, f"{where}.")
 
@@ -220,10 +235,12 @@ def _fold_layer(layer: nn.Module, scheme: QuantScheme | None, where: str) -> Fol
         weight = weight * factor.reshape(-1, 1, 1, 1)
         bias = ((bias.to(factor) - bn.running_mean) * factor + bn.bias).detach()
     options: dict[str, Any] = {
-        "relu": isinstance(layer, _RELU_LAYERS),
+        "activation": "",
         "quantization": None,
         "requantize": None,
     }
+    if isinstance(layer, _RELU_LAYERS):
+        options["activation"] = "relu6" if hasattr(layer, _CAPPED) else "relu"
     if scheme is not None:
         if not isinstance(trained.weight_fake_quant, nn.Identity):
             scale = trained.weight_fake_quant.scale.detach().clone()
@@ -249,11 +266,11 @@ def _requantize(quantizer: nn.Module, scheme: QuantScheme, where: str) -> Requan
     if isinstance(quantizer, nn.Identity):
         return None
     if isinstance(quantizer, FakeQuantizeInput):
-        return Requantize(INPUT_SCALE, scheme)
+        return Requantize(INPUT_SCALE, scheme, INPUT_ZERO_POINT if scheme.unsigned else 0)
     scale = output_scale(quantizer)
     if scale is None:
         raise _never_observed(where)
-    return Requantize(scale, scheme)
+    return Requantize(scale, scheme, output_zero_point(quantizer))
 
 
 def _lift_zero_gammas(model: nn.Module) -> None:
@@ -273,18 +290,45 @@ def _never_observed(where: str) -> CheckpointError:
     )
 
 
+def _fused(model: nn.Module, fuse: Callable[..., nn.Module]) -> tuple[Any, list[str]]:
+    """A model with its groups fused, and the names of layers that end in ReLU6.
+
+    torch.ao fuses ReLU alone: ReLU6 goes in as one, and is capped afterwards.
+    """
+    groups = list(_fusion_groups(model))
+    capped = []
+    for group in groups:
+        if isinstance(model.get_submodule(group[-1]), nn.ReLU6):
+            relu = nn.ReLU().train(model.get_submodule(group[0]).training)
+            model.set_submodule(group[-1], relu)
+            capped.append(group[0])
+    return fuse(model, groups) if groups else model, capped
+
+
+def _cap(layer: nn.Module) -> None:
+    """Make a layer's ReLU a ReLU6, before its output is quantized."""
+    setattr(layer, _CAPPED, True)
+    layer.register_forward_hook(_at_most_six, prepend=True)
+
+
+def _at_most_six(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output.clamp(max=6.0)
+
+
 def _fusion_groups(model: nn.Module) -> Iterator[list[str]]:
     """Names of conv, BatchNorm and ReLU modules that become one operator."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        for group in getattr(module, "fuse", ()):
+        declared = getattr(module, "fuse", ())
+        # A layer of a user's network may be called fuse.
+        for group in declared if isinstance(declared, tuple) else ():
             yield [f"{dot}{name}" for name in group]
         if not isinstance(module, nn.Sequential):
             continue
         group = []
         for name, child in module.named_children():
             starts = isinstance(child, nn.Conv2d)
-            continues = bool(group) and isinstance(child, (nn.BatchNorm2d, nn.ReLU))
+            continues = bool(group) and isinstance(child, (nn.BatchNorm2d, nn.ReLU, nn.ReLU6))
             if not continues:
                 if len(group) > 1:
                     yield group

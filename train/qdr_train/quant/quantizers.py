@@ -6,6 +6,7 @@ With qat.py and conv_bn.py the only place that touches `torch.ao.quantization`. 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.ao import quantization
 
-from qdr_edge.scheme import INPUT_SCALE, QuantScheme
+from qdr_edge.errors import RecipeError
+from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT, QuantScheme
 from qdr_train.quant.rounding import fake_quantize
 
 tq: Any = quantization  # most of it carries no types
@@ -44,7 +46,17 @@ def activation_quantizer(scheme: QuantScheme, *, learned: bool) -> Callable[[], 
     Args:
         scheme: Gives the range of codes and the kind of scales.
         learned: Train the scales by gradient, from the observed ones on.
+
+    Raises:
+        RecipeError: Learned scales under a scheme with zero points, which stay observed.
     """
+    if learned and scheme.unsigned:
+        raise RecipeError(
+            f"learned scales under scheme {scheme.name}",
+            where="quantization.scales",
+            expected="observed: no gradient trains a zero point",
+            fix="set scales to observed, or another scheme",
+        )
     kind = _LearnedFakeQuantize if learned else _ObservedFakeQuantize
     return cast(
         "Callable[[], nn.Module]",
@@ -54,8 +66,8 @@ def activation_quantizer(scheme: QuantScheme, *, learned: bool) -> Callable[[], 
             averaging_constant=0.1,
             quant_min=scheme.activation_qmin,
             quant_max=scheme.activation_qmax,
-            dtype=torch.qint8,
-            qscheme=torch.per_tensor_symmetric,
+            dtype=torch.quint8 if scheme.unsigned else torch.qint8,
+            qscheme=torch.per_tensor_affine if scheme.unsigned else torch.per_tensor_symmetric,
         ),
     )
 
@@ -91,6 +103,48 @@ def output_scale(quantizer: nn.Module) -> float | None:
     return float(cast(Tensor, quantizer.scale))
 
 
+def output_zero_point(quantizer: nn.Module) -> int:
+    """The zero point an activation quantizer stands at."""
+    return int(cast(Tensor, quantizer.zero_point))
+
+
+def activation_quantizers(prepared: nn.Module) -> dict[str, nn.Module]:
+    """The fake quantizers of activations in a prepared network, by name."""
+    return {
+        name: module
+        for name, module in prepared.named_modules()
+        if isinstance(module, (_ObservedFakeQuantize, _LearnedFakeQuantize))
+        and isinstance(module.activation_post_process, _ActivationObserver)
+    }
+
+
+@torch.no_grad()
+def set_range(quantizer: nn.Module, low: float, high: float) -> None:
+    """Make an activation quantizer stand as if it had observed this range.
+
+    Args:
+        quantizer: One of `activation_quantizers`.
+        low: At most 0.
+        high: At least 0.
+    """
+    observer = cast(Any, quantizer).activation_post_process
+    observer.min_val.resize_(()).fill_(low)
+    observer.max_val.resize_(()).fill_(high)
+    cast(Any, quantizer).take_range()
+
+
+@torch.no_grad()
+def grid_of_range(quantizer: nn.Module, low: float, high: float) -> tuple[float, int, int]:
+    """The scale a range would get, and its codes counted from the zero point."""
+    kept = cast(Any, quantizer).activation_post_process
+    observer = copy.deepcopy(kept)
+    observer.min_val.resize_(()).fill_(low)
+    observer.max_val.resize_(()).fill_(high)
+    scale, zero_point = observer.calculate_qparams()
+    zero = int(zero_point)
+    return float(scale), observer.quant_min - zero, observer.quant_max - zero
+
+
 class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
     """The observed range of an activation, as a scale of the scheme."""
 
@@ -111,6 +165,11 @@ class _ActivationObserver(quantization.MovingAverageMinMaxObserver):
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         scale = self.range_scale()
         zero_point = torch.zeros_like(scale, dtype=torch.int64)
+        if self.qscheme == torch.per_tensor_affine:
+            # The range holds 0, so that padding and ReLU's border are codes.
+            low = self.min_val.clamp(max=0.0).reshape(1)
+            zero_point = (self.quant_min - torch.round(low / scale)).to(torch.int64)
+            zero_point = zero_point.clamp(self.quant_min, self.quant_max)
         return power_of_two_above(scale) if self.power_of_two else scale, zero_point
 
 
@@ -135,12 +194,21 @@ class _ObservedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
         observer = self.activation_post_process
         if self.observer_enabled[0] == 1:
             observer(x.detach())
-            scale, zero_point = observer.calculate_qparams()
-            self.scale.resize_(scale.shape).copy_(scale)  # one for each channel of a weight
-            self.zero_point.resize_(scale.shape).copy_(zero_point)
+            self.take_range()
         if self.fake_quant_enabled[0] == 0:
             return x
-        return fake_quantize(x, self.scale, observer.quant_min, observer.quant_max)
+        low, high = observer.quant_min, observer.quant_max
+        if self.qscheme == torch.per_tensor_affine:
+            # Codes counted from the zero point, which is added after rounding.
+            zero_point = int(self.zero_point)
+            low, high = low - zero_point, high - zero_point
+        return fake_quantize(x, self.scale, low, high)
+
+    def take_range(self) -> None:
+        """Stand where the observed range puts it."""
+        scale, zero_point = self.activation_post_process.calculate_qparams()
+        self.scale.resize_(scale.shape).copy_(scale)  # one for each channel of a weight
+        self.zero_point.resize_(scale.shape).copy_(zero_point)
 
 
 class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
@@ -203,6 +271,11 @@ class _LearnedFakeQuantize(tq.FakeQuantize):  # type: ignore[misc]
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         self.activation_post_process(x)
+        self.take_range()
+
+    @torch.no_grad()
+    def take_range(self) -> None:
+        """Stand, and start learning, where the observed range puts it."""
         self.scale.copy_(self.activation_post_process.calculate_qparams()[0])
         start = torch.log2(self.activation_post_process.range_scale())
         self.exponent.copy_(start / _EXPONENT_GAIN)
@@ -239,11 +312,11 @@ class _KeepInGraph(torch.autograd.Function):
 
 
 class FakeQuantizeInput(nn.Module):
-    """The input's fixed grid: step 2**-6, so that its code is pixel − 128."""
+    """The input's fixed grid: step 2**-6 from 128 steps below 0, so that its codes are pixels."""
 
-    def __init__(self, scheme: QuantScheme) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.range = (scheme.activation_qmin, scheme.activation_qmax)
+        self.range = (-INPUT_ZERO_POINT, 255 - INPUT_ZERO_POINT)
         # Not part of a state: the grid is fixed.
         self.register_buffer("scale", torch.tensor([INPUT_SCALE]), persistent=False)
 

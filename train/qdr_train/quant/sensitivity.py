@@ -30,6 +30,7 @@ _MATTERING_ERROR = 0.10
 # ... in a network that decides at least this share of the labels otherwise than in float.
 _MATTERING_FLIPS = 0.01
 _SUGGESTED = 5
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,26 @@ class Scan:
             or (costly and layer.except_it.rms <= (1 - _MATTERING_ERROR) * self.whole.rms)
         ]
         return tuple(worst[:_SUGGESTED])
+
+    @property
+    def in_float(self) -> float:
+        """Share of the multiply-accumulates of layers that are in float already."""
+        return max(0.0, 1 - sum(layer.macs_share for layer in self.layers))
+
+    def within(self, budget: float) -> tuple[str, ...]:
+        """Layers to keep in float, the one that takes most of the logits' error away first.
+
+        Args:
+            budget: Share of the multiply-accumulates that may be in float, those of layers that
+                are in float already among them, 0..1.
+        """
+        chosen, spent = [], self.in_float
+        for layer in self.layers:  # the most rewarding first
+            rewards = layer.except_it.rms < self.whole.rms
+            if rewards and spent + layer.macs_share <= budget + _ROUNDING:
+                chosen.append(layer.name)
+                spent += layer.macs_share
+        return tuple(chosen)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from qdr_edge.labels import LabelSet
+from qdr_train.recipe.own import Own
+from qdr_train.recipe.strict import Positive, Strict
 
 if TYPE_CHECKING:
     from qdr_train.data.augment import Augmentation
@@ -17,15 +25,11 @@ if TYPE_CHECKING:
 Modality = Literal["fundus", "oct"]
 MODALITIES: tuple[Modality, ...] = ("fundus", "oct")
 
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys and does not guess types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+OWN = "own"
+"""The name of a model that a user brought."""
 
 
 class Init(Strict):
@@ -51,12 +55,25 @@ class Model(Strict):
         width: Factor on the channel counts.
         dropout: Before the last linear layer, while training; null for the model's own.
         init: Weights to begin with; null for random ones.
+        own: With the name "own": a user's network, put here by the command line.
     """
 
     name: str
     width: Annotated[float, Field(ge=0.05, le=8)] = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     init: Init | None = None
+    own: Own | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> Model:
+        if (self.name == OWN) != (self.own is not None):
+            raise ValueError(f"a model called {OWN} comes from --model NET.py")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run is continued only with its own recipe: one from before this key has none.
+        return {k: v for k, v in dump(self).items() if (k, v) != ("own", None)}
 
 
 class Optimizer(Strict):
@@ -185,12 +202,21 @@ class Quantization(Strict):
         exclude: Globs over layer names (`backbone.layer4.*`) that stay in float.
         first_layer: "int8" or "float".
         last_layer: Weights of the head; its output is float in any case.
+        calibration: How the first activation ranges are set: "running", a moving average of the
+            batches' ranges, as training goes on with; "minmax", the whole range; "percentile" or
+            "mse", a range that cuts off outliers (qdr_train.quant.calibrate).
     """
 
     scales: Literal["observed", "learned"] = "observed"
     exclude: tuple[str, ...] = ()
     first_layer: Literal["int8", "float"] = "int8"
     last_layer: Literal["int8", "float"] = "int8"
+    calibration: Literal["running", "minmax", "percentile", "mse"] = "running"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run is continued only with its own recipe: one from before this key has none.
+        return {k: v for k, v in dump(self).items() if (k, v) != ("calibration", "running")}
 
     @field_validator("exclude", mode="before")
     @classmethod

@@ -23,11 +23,10 @@ from qdr_train.recipe.parts import (
     Model,
     OperatingPoint,
     Optimizer,
-    Positive,
     Quantization,
-    Strict,
     Views,
 )
+from qdr_train.recipe.strict import Positive, Strict
 
 STRIDE = 32
 MIN_SIZE, MAX_SIZE = STRIDE, 1024
@@ -184,6 +183,7 @@ class Recipe(Strict):
                 )
             if isinstance(stage, StudentStage):
                 self._check_teachers(name, stage, earlier)
+                self._check_scales(name, stage)
             earlier[name] = stage
         return self
 
@@ -202,6 +202,13 @@ class Recipe(Strict):
             raise ValueError(
                 f"stage {name!r} has soft_labels without a teacher of its own modality; "
                 "expected soft_labels 0, or such a teacher"
+            )
+
+    def _check_scales(self, name: str, stage: StudentStage) -> None:
+        if stage.quantization.scales == "learned" and self.quant_scheme().unsigned:
+            raise ValueError(
+                f"stage {name!r} learns scales under scheme {self.scheme}; expected observed ones: "
+                "no gradient trains a zero point"
             )
 
     def modalities(self) -> tuple[Modality, ...]:

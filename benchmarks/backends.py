@@ -1,0 +1,176 @@
+"""Scheme exact against the runtimes' own quantizers: ``python benchmarks/backends.py``.
+
+ResNet-50 at 448 px with random weights, which cost the same as trained ones. The rivals are the
+float twin of the very same network after ``quantize_static`` (QDQ, uint8 activations, int8 weights
+by channel at full range) on ONNX Runtime, and after NNCF on OpenVINO. All take turns in a process.
+NNCF is not a dependency: ``pip install nncf`` adds it, and without it its row is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from qdr_bench.built import ROOT, build, prepare
+from qdr_bench.contest import BACKENDS, Claim, Contender, contenders, measure
+from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_edge.errors import QdrError
+from qdr_edge.files import atomic_write
+from qdr_edge.runtime.ir_check import pack_ir
+from qdr_export.readback import read_back
+
+MOST = 1.05
+INT8_SHARE = 0.9
+CALIBRATION_IMAGES = 8
+OWN_TOOL = "own-tool"
+
+
+def ptq(twin: Path, out: Path, images: NDArray[np.uint8]) -> None:
+    """Quantize a float model with ONNX Runtime's tool.
+
+    Args:
+        twin: The float model; reads uint8 [1, 3, S, S].
+        out: Where to write the quantized one.
+        images: uint8 [N, 3, S, S] to calibrate on.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            import onnx
+
+            name = onnx.load(twin).graph.input[0].name
+            self.rows: Iterator[dict[str, NDArray[np.uint8]]] = iter(
+                [{name: images[i : i + 1]} for i in range(len(images))]
+            )
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            return next(self.rows, None)
+
+    quantize_static(
+        twin,
+        out,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=False,
+    )
+
+
+def nncf_ptq(twin: Path, out: Path, images: NDArray[np.uint8]) -> bool:
+    """Quantize a float model with NNCF and save it as IR; False where NNCF is not installed."""
+    try:
+        import nncf
+    except ImportError:
+        return False
+    import openvino
+
+    rows = [images[i : i + 1] for i in range(len(images))]
+    quantized = nncf.quantize(openvino.Core().read_model(twin), nncf.Dataset(rows))
+    xml, weights = out.with_suffix(".xml"), out.with_suffix(".bin")
+    openvino.serialize(quantized, str(xml), str(weights))
+    # What NNCF notes about itself is no part of the network, and the check of IR knows none of it.
+    plain = re.sub(rb"<rt_info>.*?</rt_info>|<rt_info ?/>", b"", xml.read_bytes(), flags=re.DOTALL)
+    out.write_bytes(pack_ir(plain, weights.read_bytes()))
+    return True
+
+
+def rivals(entries: list[Contender], folder: Path) -> list[Contender]:
+    """The float twin quantized by each runtime's own tool."""
+    twin = next(e for e in entries if e.variant == "float")
+    random = np.random.default_rng(0)
+    shape = (CALIBRATION_IMAGES, 3, twin.size_px, twin.size_px)
+    images = random.integers(0, 256, shape, dtype=np.uint8)
+    ort, ir = folder / "ptq.onnx", folder / "nncf.ir"
+    ptq(twin.file, ort, images)
+    found = [replace(twin, variant=OWN_TOOL, backend="onnxruntime", file=ort, options={})]
+    if nncf_ptq(twin.file, ir, images):
+        found.append(replace(twin, variant=OWN_TOOL, backend="openvino", file=ir, options={}))
+    return found
+
+
+def main() -> int:
+    """Build, measure, print; return 1 if a claim does not hold."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "backends", help="cache")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=0.5, help="time of a model in a round")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, no verdict: does it run?")
+    parser.add_argument("--report", type=Path, help="also write everything as JSON here")
+    options = parser.parse_args()
+    console, tree = Console(width=118), ProcTree()
+    folder = options.build.resolve()
+    bundle = build("resnet50-latency", folder, prepare(folder))
+    before = machine_state(tree)
+    with tempfile.TemporaryDirectory(prefix="qdr-backends-") as scratch:
+        entries = contenders("resnet50", bundle, Path(scratch) / "resnet50")
+        entries += rivals(entries, Path(scratch))
+        rounds = 3 if options.quick else options.rounds
+        timings = measure(entries, options.threads, rounds, options.seconds)
+        claims = []
+        for backend in BACKENDS:
+            if (rival := f"resnet50/{OWN_TOOL}/{backend}") in timings.rounds_ns:
+                ratio = timings.ratio(f"resnet50/int8/{backend}", rival)
+                what = f"ResNet-50 448 px, {backend}: scheme exact / its own tool"
+                claims.append(Claim(what, ratio.value, MOST, False, ratio.low, ratio.high))
+            else:
+                console.print("[yellow]NNCF is not installed: `pip install nncf` adds it[/]")
+            ours = next(e for e in entries if (e.variant, e.backend) == ("int8", backend))
+            share = read_back(backend, ours.file.read_bytes()).int8_share
+            claims.append(Claim(f"{backend}: share of MACs in int8", share, INT8_SHARE, True))
+    table = Table(title="Scheme exact beside the runtime's own tool", title_justify="left")
+    for column in ("", "value", "95 % interval", "target", "verdict"):
+        table.add_column(column, justify="right" if column else "left")
+    for key in timings.rounds_ns:
+        table.add_row(key, f"{timings.median_ms(key):.2f} ms", "", "", "", style="dim")
+    for claim in claims:
+        low, high = claim.low, claim.high
+        interval = "" if low is None or high is None else f"{low:.3f} – {high:.3f}"
+        target = f"{'≥' if claim.at_least else '≤'} {claim.target:g}"
+        verdict = "" if options.quick else "PASS" if claim.holds else "FAIL"
+        table.add_row(claim.what, f"{claim.value:.3f}", interval, target, verdict)
+    console.print(table)
+    if options.report:
+        content = {
+            "format": "qdr-backends",
+            "schema_version": 1,
+            "threads": options.threads,
+            "quick": options.quick,
+            "environment": environment(tree).to_dict(),
+            "state": {"before": asdict(before), "after": asdict(machine_state(tree))},
+            "claims": [{**asdict(claim), "holds": claim.holds} for claim in claims],
+            "timings": asdict(timings),
+        }
+        atomic_write(options.report, json.dumps(content, indent=1) + "\n")
+        console.print(f"saved {options.report}")
+    return 0 if options.quick or all(claim.holds for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except QdrError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except subprocess.CalledProcessError as problem:
+        sys.exit(problem.returncode)  # the command has said why
