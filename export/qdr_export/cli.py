@@ -78,7 +78,7 @@ def export(
     from qdr_export import tables
     from qdr_export.parity import Limits
     from qdr_export.pipeline import export_student
-    from qdr_export.profiles import load_profile, target_names
+    from qdr_export.profiles import load_profile, suited, target_names
     from qdr_export.run_folder import find_students, student_stem
 
     console = Console(highlight=False)
@@ -97,10 +97,16 @@ def export(
         wanted = Target.from_dict(student.checkpoint.operating_point)
         if target_sensitivity is not None:
             wanted = replace(wanted, kind="sensitivity", sensitivity=target_sensitivity)
+        fitting, left_out = suited(profiles, student.checkpoint.scheme, target or ())
+        if left_out:
+            console.print(
+                f"[yellow]{stem}: {', '.join(left_out)} left out: TensorRT has no form of uint8 "
+                "codes with zero points[/]"
+            )
         with tables.progress(console, stem, len(student.samples)) as report:
             result = export_student(
                 student,
-                profiles,
+                fitting,
                 name=stem,
                 out=folder,
                 key=signing,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qdr_edge.errors import ExportError
+from qdr_edge.scheme import QuantScheme
 from qdr_edge.target import Target
 
 DEFAULT_TARGETS = ("ort-x86", "openvino", "tensorrt-10", "tensorrt-11")
@@ -77,3 +78,21 @@ def load_profile(name: str) -> Profile:
     if not isinstance(steps, int) or not 0 <= steps <= 255:
         raise ExportError(f"tolerance_steps {steps!r}", where=str(path), expected="0..255")
     return Profile(Target.from_dict(value), str(emitter), steps)
+
+
+def suited(
+    profiles: Sequence[Profile], scheme: QuantScheme | None, asked: Sequence[str]
+) -> tuple[list[Profile], list[str]]:
+    """The profiles that a scheme has a form for, and the names of those it has none for.
+
+    TensorRT has no uint8 codes with zero points. A target that was asked for by its own name is
+    kept: its emitter then says why it cannot be.
+    """
+    unsigned = scheme is not None and scheme.unsigned
+    left_out = [
+        profile
+        for profile in profiles
+        if unsigned and profile.target.backend == "tensorrt" and profile.target.name not in asked
+    ]
+    kept = [profile for profile in profiles if profile not in left_out]
+    return kept, [profile.target.name for profile in left_out]

@@ -23,6 +23,9 @@ _ORT_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul
 # ONNX Runtime appends this to the nodes and tensors of a graph it fused.
 _ORT_SUFFIX = re.compile(r"(_token_\d+|_nchwc|_nhwc)+$")
 
+# X/WithoutBiases and the like are OpenVINO's parts of X, whose own name may hold slashes too.
+_OPENVINO_PART = re.compile(r"(/(WithoutBiases|Dequantization\w+))+$")
+
 
 @dataclass(frozen=True)
 class LayerExecution:
@@ -180,7 +183,6 @@ def _openvino(model: bytes) -> dict[str, tuple[bool, str]]:
             int8 = info.get("runtimePrecision") in ("u8", "i8")
             kernel = f"{info.get('primitiveType', '?')} {info.get('runtimePrecision', '?')}"
             for name in (*info.get("originalLayersNames", "").split(","), node.get_friendly_name()):
-                # Names like X/WithoutBiases are OpenVINO's parts of X.
-                kernels.setdefault(name.split("/")[0], (int8, kernel))
+                kernels.setdefault(_OPENVINO_PART.sub("", name), (int8, kernel))
     session.close()
     return kernels

@@ -9,11 +9,12 @@ import pytest
 
 from qdr_edge.errors import CheckpointError, DatasetError, ExportError
 from qdr_edge.runtime import Availability
+from qdr_edge.scheme import EXACT, U8
 from qdr_edge.target import BUILTIN
 from qdr_export import profiles
 from qdr_export.emission import Artefact, Emission
 from qdr_export.emit import emitter
-from qdr_export.profiles import DEFAULT_TARGETS, load_profile, profile_names
+from qdr_export.profiles import DEFAULT_TARGETS, load_profile, profile_names, suited
 from qdr_export.run_folder import file_stem, find_students
 from qdr_export.sbom import make_sbom
 
@@ -101,3 +102,11 @@ def test_sbom_that_breaks_the_schema_is_not_written() -> None:
             model_card={"unheard": "of"},
             tools={},
         )
+
+
+def test_tensorrt_is_left_out_of_a_u8_student_unless_asked_for_by_name():
+    profiles = [load_profile(name) for name in ("ort-x86", "tensorrt-10", "tensorrt-11")]
+    kept, left_out = suited(profiles, U8, ["tensorrt-11"])
+    assert [profile.target.name for profile in kept] == ["ort-x86", "tensorrt-11"]
+    assert left_out == ["tensorrt-10"]
+    assert suited(profiles, EXACT, []) == (profiles, [])

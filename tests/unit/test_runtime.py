@@ -454,3 +454,17 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     key = EngineKey("a" * 64, "sm_87", "10.3.0", "int8")
     store_engine(key, b"engine")
     assert load_engine(key) is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("AVX2", True), ("AVX512_CORE_VNNI", False)])
+def test_a_processor_whose_vnni_is_held_back_saturates(
+    monkeypatch: pytest.MonkeyPatch, limit: str, expected: bool
+) -> None:
+    from qdr_edge.runtime import saturation
+
+    able = replace(host(), architecture="x86_64", features=frozenset({"x86_64", "vnni"}))
+    monkeypatch.setattr(saturation, "host", lambda: able)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    codes = numpy_helper.from_array(np.array([127], np.int8), "w")
+    model = helper.make_model(helper.make_graph([], "g", [], [], [codes]))
+    assert saturation.saturates_here(model.SerializeToString()) is expected
