@@ -83,7 +83,7 @@ def test_from_a_strangers_file_to_a_decision(
     made = tmp_path / "run"
     said = run(
         "import", model, "--data", table, "--labels", "TOPCON-MM", "--modality", "fundus",
-        "--out", made, "--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD)),
+        "--out", made, "--mean", *MEAN, "--std", *STD,
         "--synthetic",
     )  # fmt: skip
     assert "output-rounding" in said

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qdr_export.importer.pixels import MeanStd
     from qdr_export.importer.proof import Proof
 
+Colours = tuple[float, float, float]
 _PLACES_SHOWN = 3
 
 
@@ -31,11 +32,11 @@ def import_onnx(
     modality: Annotated[str, typer.Option(help="fundus or oct.")],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
     mean: Annotated[
-        str | None,
-        typer.Option(help="Of a float input: mean of each colour, of pixel / 255; one or three."),
+        Colours | None, typer.Option(help="Three means in pixel/255 its float input is made with.")
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="Of a float input: deviation of each colour; one or three.")
+        Colours | None,
+        typer.Option(help="Three deviations in pixel/255 its float input is made with."),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Image side in pixels, where the file leaves it open.")
@@ -155,23 +156,14 @@ def _labels(text: str, *, exclusive: bool) -> LabelSet:
     return LabelSet.named(text)
 
 
-def _mean_std(mean: str | None, std: str | None) -> MeanStd | None:
+def _mean_std(mean: Colours | None, std: Colours | None) -> MeanStd | None:
     from qdr_export.importer.pixels import MeanStd
 
     if mean is None and std is None:
         return None
-    return MeanStd(_three(mean, "--mean"), _three(std, "--std"))
-
-
-def _three(text: str | None, option: str) -> tuple[float, float, float]:
-    try:
-        values = [float(part) for part in (text or "").split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise typer.BadParameter("one number, or three with commas between", param_hint=option)
-    red, green, blue = values * 3 if len(values) == 1 else values
-    return red, green, blue
+    if mean is None or std is None:
+        raise typer.BadParameter("--mean and --std belong together", param_hint="--mean, --std")
+    return MeanStd(mean, std)
 
 
 def _numbers(settings: Sequence[str]) -> dict[str, int]:

@@ -66,19 +66,15 @@ def lift(
         UnsupportedModelError: The file breaks rules.
     """
     trace = Trace(source, known, findings, pixels.affine if pixels else Affine.identity())
-    # Tensors behind a refused operator: a reader of one is no problem of its own.
-    lost: set[str] = set()
     for node in source.view.nodes:
         if node.output[0] in known:
-            continue
-        if lost.intersection(node.input):
-            lost.update(node.output)
             continue
         try:
             trace.values[node.output[0]] = _value(trace, node)
         except RefusedError as refused:
             findings.problem(source.place(node), refused.found, refused.expected, refused.mend)
-            lost.update(node.output)
+            # What follows is looked at all the same: it may break rules of its own.
+            trace.values[node.output[0]] = trace.stand_in(node)
     findings.check()
     last = _last(trace)
     return Lifting(_needed(trace, last), trace.logits, trace.ending)

@@ -13,7 +13,7 @@ from qdr_export.graph.onnx_graph import attributes
 from qdr_export.importer.drafts import PIXELS, Grid
 from qdr_export.importer.operators import ONE_BY_ONE, RefusedError
 from qdr_export.importer.pixels import Affine
-from qdr_export.importer.tracing import Lifted, Trace, Value
+from qdr_export.importer.tracing import REFUSED, Lifted, Trace, Value
 
 
 def quantize(trace: Trace, node: NodeProto) -> Value:
@@ -21,7 +21,9 @@ def quantize(trace: Trace, node: NodeProto) -> Value:
     value = trace.values[node.input[0]]
     sole = trace.only_reader(node.input[0])
     if isinstance(value, Affine):
-        return Lifted(trace.input_draft(value, grid, node), rounded=True, codes=True, sole=sole)
+        return Lifted(
+            trace.input_draft(value, grid, node.input[0]), rounded=True, codes=True, sole=sole
+        )
     if value.draft == INPUT:
         return _regridded(trace, node, value, PIXELS, grid)
     draft = trace.drafts[value.draft]
@@ -36,10 +38,11 @@ def dequantize(trace: Trace, node: NodeProto) -> Value:
     value = trace.values[node.input[0]]
     if isinstance(value, Affine):  # uint8 pixels, dequantized as they come
         scale = np.full(3, grid.scale)
-        name = trace.input_draft(Affine(scale, -grid.zero_point * scale), grid, node)
+        name = trace.input_draft(Affine(scale, -grid.zero_point * scale), grid, node.output[0])
         return Lifted(name, rounded=True)
     own = PIXELS if value.draft == INPUT else trace.drafts[value.draft].grid
-    if own != grid:
+    refused = value.draft != INPUT and trace.drafts[value.draft].op == REFUSED
+    if own != grid and not refused:
         raise RefusedError(
             f"dequantized with {grid.text}",
             f"{own.text if own else 'none'}, as it was quantized",

@@ -148,7 +148,7 @@ def read_operators(content: bytes, request: Request, findings: Findings) -> tupl
             where=findings.where,
             expected="--mean and --std for a float input, and for no other",
             fix="give what the network was trained with, in units of a pixel / 255; "
-            "ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+            "ImageNet's are --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225",
         )
     known = fold(source, findings)
     findings.check()

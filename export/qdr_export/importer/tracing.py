@@ -16,12 +16,13 @@ from onnx import NodeProto
 from qdr_edge.graph import INPUT
 from qdr_export.graph.onnx_graph import label
 from qdr_export.importer.constants import Stored
-from qdr_export.importer.drafts import Draft, Grid
+from qdr_export.importer.drafts import PIXELS, Draft, Grid
 from qdr_export.importer.findings import Findings
 from qdr_export.importer.operators import Attrs, RefusedError
 from qdr_export.importer.pixels import Affine
 from qdr_export.importer.reading import Source
 
+REFUSED = "refused"
 UNCHANGED = ("Identity", "Dropout", "Cast")
 _AFTER_ENDING = ("QuantizeLinear", "DequantizeLinear", *UNCHANGED, "Flatten", "Reshape", "Squeeze")
 # Names that the canonical graph gives to tensors of its own.
@@ -75,7 +76,7 @@ class Trace:
             raise RefusedError(f"a constant {name}", "an image", "fold it into the weights")
         value = self.values[name]
         if isinstance(value, Affine):
-            return Lifted(self.input_draft(value, None, None))
+            return Lifted(self.input_draft(value, None, name))
         if value.codes:
             raise RefusedError(
                 "it reads integers", "DequantizeLinear in front of it", "quantize in QDQ form"
@@ -88,9 +89,10 @@ class Trace:
             return None
         return self.drafts.get(value.draft)
 
-    def input_draft(self, affine: Affine, grid: Grid | None, node: NodeProto | None) -> str:
+    def input_draft(self, affine: Affine, grid: Grid | None, tensor: str) -> str:
         """The operator that makes the first real tensor of the pixels."""
-        if grid is not None and affine.is_centred(grid):
+        # Centred pixels lie on their grid whether or not the file rounds them.
+        if affine.is_centred(grid or PIXELS):
             return INPUT
         for known, name in self._inputs:
             same = np.array_equal(known.weight, affine.weight)
@@ -100,12 +102,17 @@ class Trace:
                     raise RefusedError("a second grid for the input", "one", "quantize it once")
                 draft.grid = draft.grid or grid
                 return name
-        place = self.source.place(node) if node else f"input {self.source.input}"
         name = self._name("normalize")
         self.drafts[name] = Draft(
-            name, "normalize", [INPUT], place, self.source.input, affine=affine.float32, rank=4
+            name,
+            "normalize",
+            [INPUT],
+            f"input {self.source.input}",
+            tensor,
+            affine=affine.float32,
+            rank=4,
+            grid=grid,
         )
-        self.drafts[name].grid = grid
         self._inputs.append((affine, name))
         return name
 
@@ -140,6 +147,11 @@ class Trace:
         while name in self.drafts or name in _RESERVED:
             name, number = f"{wanted}_{number}", number + 1
         return name
+
+    def stand_in(self, node: NodeProto) -> Lifted:
+        """In place of a refused operator's output, so that its readers can be looked at."""
+        draft = self.draft(node, REFUSED, [])
+        return Lifted(draft.name, codes=node.op_type == "QuantizeLinear", sole=False)
 
     def passed(self, node: NodeProto, name: str) -> Value:
         value = self.values[name]
