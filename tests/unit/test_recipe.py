@@ -228,3 +228,11 @@ def test_a_recipe_without_keys_added_later_keeps_its_fingerprint() -> None:
     assert "calibration:" not in text
     mse = load_recipe(find_recipe("demo"), overrides=["student.quantization.calibration=mse"])
     assert "calibration: mse" in dump_recipe(mse)
+
+
+def test_an_override_leaves_a_stage_out_and_later_ones_pass_it_over():
+    recipe = load_recipe(
+        shipped_recipes()["schemes"], overrides=["stages.student-oct=null", "student.batch=4"]
+    )
+    assert list(recipe.stages) == ["student-fundus"]
+    assert recipe.stages["student-fundus"].batch == 4

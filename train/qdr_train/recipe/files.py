@@ -78,7 +78,8 @@ def load_recipe(
     Args:
         path: YAML file.
         overrides: `KEY=VALUE` with a dotted key (`student.epochs=3` sets it for all students,
-            `stages.student-oct.epochs=3` for one); the value is YAML.
+            `stages.student-oct.epochs=3` for one, `stages.student-oct=null` leaves it out); the
+            value is YAML.
         size: Replaces `size`.
         seed: Replaces `seed`.
         epochs_scale: Factor on all epoch counts; none falls from 1 or more to 0.
@@ -230,6 +231,8 @@ def _apply(raw: dict[str, Any], defaults: dict[str, Any], override: str, path: P
             target[part] = dict(below) if isinstance(below, dict) else {}
             target = target[part]
         target[parts[-1]] = value
+    if parts[0] == "stages" and len(parts) == 2 and value is None:
+        del raw["stages"][parts[1]]
 
 
 def _scale_epochs(stage: dict[str, Any], scale: float) -> None:
