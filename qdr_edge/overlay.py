@@ -12,11 +12,12 @@ _OPACITY: Final = 0.55
 
 
 def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> bytes:
-    """The image with a map's positive part over it, as PNG.
+    """The image with what stands out of a map over it, as PNG.
 
-    Colour and opacity both grow with the value, so that what does not speak for the label stays as
-    it was photographed. The scale is the map's own: pictures of different labels or images cannot
-    be compared by their colours.
+    A map is shown above its own mean: a threshold below the bias can make a label positive with no
+    position above 0. Colour and opacity both grow with the value, so that what speaks less for the
+    label than the image does on average stays as it was photographed. The scale is the map's own:
+    pictures of different labels or images cannot be compared by their colours.
 
     Args:
         pixels: What the network saw, uint8 [3, S, S] RGB.
@@ -26,7 +27,7 @@ def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> bytes
     import numpy as np
 
     size = pixels.shape[1:]
-    positive = np.maximum(activation, 0)
+    positive = np.maximum(activation - activation.mean(), 0)
     heat: NDArray[np.float32] = np.asarray(
         cv2.resize(positive, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32
     )
