@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,10 +119,10 @@ def train(
     from qdr_train.engine import program
     from qdr_train.engine.ranks import Ranks
 
-    writes = True
+    writes, alone = True, True
     try:
         with _interruptible(), Ranks.from_environment(device) as ranks:
-            writes = ranks.is_writer
+            writes, alone = ranks.is_writer, ranks.size == 1
             options = program.Options(
                 cache=cache, threads=threads, device=device, ranks=ranks, own_weights=own_weights
             )
@@ -135,6 +137,12 @@ def train(
                 f"qdr-edge train --resume --out {out}",
                 err=True,
             )
+        if not alone:
+            # A sum may be under way with a peer that is gone; the threads that wait for it abort
+            # the process when it is torn down. All is written, so it is left at once.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from None
     if writes:
         typer.echo(f"trained: {out}; next: qdr-edge export {out}")
