@@ -68,7 +68,7 @@ def mutate_json(raw: bytes, random: Random, mutate: Mutate) -> bytes:
     if random.random() < 0.2 and isinstance(place, dict):
         del place[key]
     elif random.random() < 0.5 and isinstance(old, str):
-        place[key] = mutate(old.encode()).decode("utf-8", "replace")
+        place[key] = mutate(old.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
     else:
         special = (None, True, 0, -1, 2**31, 2**64, "", "nan", "-0.0", [], {}, [old], {"x": old})
         place[key] = random.choice(special)
