@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -23,10 +21,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from qdr_bench.built import ROOT, build, prepare
+from qdr_bench.built import ROOT, build, prepare, run_script
 from qdr_bench.contest import BACKENDS, Claim, Contender, contenders, measure
 from qdr_bench.environment import ProcTree, environment, machine_state
-from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
 from qdr_edge.runtime.ir_check import pack_ir
 from qdr_export.proof.readback import read_back
@@ -167,10 +164,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QdrError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
-    except subprocess.CalledProcessError as problem:
-        sys.exit(problem.returncode)  # the command has said why
+    run_script(main)

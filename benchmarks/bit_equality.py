@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from qdr_bench.built import ROOT, build, prepare
+from qdr_bench.built import ROOT, build, prepare, run_script
 from qdr_edge.bundle import read_bundle
 from qdr_edge.decision import label_decisions
-from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
 from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.runtime import open_model
@@ -193,10 +192,4 @@ def _trainer(family: str, scheme: str, path: Path) -> Row:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QdrError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
-    except subprocess.CalledProcessError as problem:
-        sys.exit(problem.returncode)  # the command has said why
+    run_script(main)

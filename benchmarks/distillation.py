@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qdr_bench import seeds as of_seeds
-from qdr_bench.built import ROOT, qdr_edge
+from qdr_bench.built import ROOT, qdr_edge, run_script
 from qdr_bench.environment import ProcTree, environment
 from qdr_bench.seeds import (
     PATIENTS,
@@ -37,7 +35,7 @@ from qdr_bench.seeds import (
     require_same_test,
 )
 from qdr_edge.checkpoint import load_checkpoint
-from qdr_edge.errors import BenchmarkError, QdrError
+from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import atomic_write
 from qdr_edge.metrics import Estimate
 from qdr_edge.samples import read_csv
@@ -253,10 +251,4 @@ def _require_same_recipe(recipe: Mapping[str, Any], runs: Mapping[int, Path]) ->
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QdrError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
-    except subprocess.CalledProcessError as problem:
-        sys.exit(problem.returncode)  # the command has said why
+    run_script(main)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from qdr_bench.built import ROOT, qdr_edge
+from qdr_bench.built import ROOT, qdr_edge, run_script
 from qdr_bench.environment import ProcTree, environment
 from qdr_bench.seeds import (
     PATIENTS,
@@ -33,7 +31,6 @@ from qdr_bench.seeds import (
     require_same_test,
 )
 from qdr_edge.checkpoint import load_checkpoint
-from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write, sha256_bytes
 from qdr_edge.samples import read_csv
 from qdr_edge.scheme import EXACT, SCHEMES, U8
@@ -167,10 +164,4 @@ def _train(recipe: str, run: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QdrError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
-    except subprocess.CalledProcessError as problem:
-        sys.exit(problem.returncode)  # the command has said why
+    run_script(main)

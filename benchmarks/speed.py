@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qdr_bench.built import ROOT, build, prepare
+from qdr_bench.built import ROOT, build, prepare, run_script
 from qdr_bench.contest import (
     BACKENDS,
     Claim,
@@ -33,7 +31,6 @@ from qdr_bench.contest import (
 )
 from qdr_bench.environment import ProcTree, environment, machine_state
 from qdr_bench.statistics import round_medians
-from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
 
 RECIPES = {
@@ -175,10 +172,4 @@ def _sizes(entries: Sequence[Contender]) -> dict[str, tuple[int, int]]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except QdrError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
-    except subprocess.CalledProcessError as problem:
-        sys.exit(problem.returncode)  # the command has said why
+    run_script(main)

@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,17 @@ def qdr_edge(*arguments: str) -> None:
     """Run a command of the project; its own output says what went wrong."""
     print("$ qdr-edge", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "qdr_edge.cli", *arguments], check=True)
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Run a benchmark as a script; what goes wrong is one line, and the exit code says which."""
+    try:
+        sys.exit(main())
+    except QdrError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except subprocess.CalledProcessError as problem:
+        sys.exit(problem.returncode)  # the command has said why
 
 
 def _fingerprint(recipe: Path, words: Sequence[str]) -> str:
