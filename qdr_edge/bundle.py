@@ -1,7 +1,7 @@
 """Seal a bundle, and open one in the only safe order.
 
 The order of work never changes: read all bytes once, check the container, verify the signature over
-the manifest's exact bytes, check versions, verify every hash. No runtime and no ONNX parser sees
+the manifest's exact bytes, check versions, verify hashes. No runtime and no ONNX parser sees
 a byte before that, and what they are given is the very object that was hashed.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -37,15 +38,28 @@ SIGNATURE_ENTRY_BYTES: Final = _KEY_ID_BYTES + SIGNATURE_BYTES
 OnStep = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle whose every byte was verified. `key_id` is None if it was opened unsigned."""
+    """A bundle whose manifest and entries were verified.
+
+    Args:
+        manifest: what was signed.
+        entries: by name; only those that `read_bundle` was asked for, each one hashed.
+        key_id: who signed it; None if it was opened unsigned.
+        content: the whole file.
+        path: where it came from.
+    """
 
     manifest: Manifest
     entries: Mapping[str, bytes]
     key_id: str | None
-    sha256: str
+    content: bytes
     path: Path | None
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        return sha256_bytes(self.content)
 
     @property
     def name(self) -> str:
@@ -132,8 +146,9 @@ def read_bundle(
     minimum_security_version: int = 0,
     on_step: OnStep | None = None,
     origin: Path | None = None,
+    only: Callable[[Bundle], Collection[str]] | None = None,
 ) -> Bundle:
-    """Read and verify a bundle completely; nothing in it is parsed as a model.
+    """Read and verify a bundle; nothing in it is parsed as a model.
 
     Args:
         source: a file, or its bytes.
@@ -142,6 +157,8 @@ def read_bundle(
         minimum_security_version: the device's rollback counter.
         on_step: called with a line for each step that held.
         origin: the file that bytes given as `source` came from, for messages.
+        only: names the entries that will be used, told the verified manifest in a bundle without
+            entries: those alone are hashed and handed on. None means every entry.
 
     Raises:
         BundleError: missing, truncated or malformed.
@@ -175,9 +192,13 @@ def read_bundle(
             fix="install a newer bundle; rolling back is refused",
         )
     report(f"versions: schema {manifest.schema_version}, security {manifest.security_version}")
-    entries = _verify_entries(data, table, manifest, where)
-    report(f"hashes: {len(entries)} entries are what the manifest says")
-    return Bundle(manifest, MappingProxyType(entries), key_id, sha256_bytes(data), path)
+    _check_listed(table, manifest, where)
+    described = Bundle(manifest, MappingProxyType({}), key_id, data, path)
+    names = manifest.entries if only is None else only(described)
+    entries = _verify_entries(data, table, manifest, names, where)
+    number = len(entries) if only is None else f"{len(entries)} of {len(manifest.entries)}"
+    report(f"hashes: {number} entries are what the manifest says")
+    return replace(described, entries=MappingProxyType(entries))
 
 
 def inspect_bundle(source: Path | bytes, *, trust: TrustStore | None = None) -> Inspection:
@@ -298,9 +319,7 @@ def _verify_signature(
     return key_id
 
 
-def _verify_entries(
-    data: bytes, table: Mapping[str, ContainerEntry], manifest: Manifest, where: str
-) -> dict[str, bytes]:
+def _check_listed(table: Mapping[str, ContainerEntry], manifest: Manifest, where: str) -> None:
     names = set(table) - {MANIFEST_NAME, SIGNATURE_NAME}
     for name in sorted(names ^ set(manifest.entries)):
         raise BundleError(
@@ -318,8 +337,18 @@ def _verify_entries(
             expected="an entry for every artefact",
             fix="obtain the bundle again from its maker",
         )
+
+
+def _verify_entries(
+    data: bytes,
+    table: Mapping[str, ContainerEntry],
+    manifest: Manifest,
+    names: Collection[str],
+    where: str,
+) -> dict[str, bytes]:
     entries: dict[str, bytes] = {}
-    for name, record in manifest.entries.items():
+    for name in names:
+        record = manifest.entries[name]
         content = extract(data, table[name])
         if len(content) != record.size or sha256_bytes(content) != record.sha256:
             raise SignatureError(
@@ -329,6 +358,7 @@ def _verify_entries(
                 fix="do not use it; obtain the bundle again from its maker",
             )
         entries[name] = content
-    for name, entry in table.items():
-        check_crc(entry, entries[name] if name in entries else extract(data, entry), where=where)
+    for name in {MANIFEST_NAME, SIGNATURE_NAME, *names} & set(table):
+        content = entries[name] if name in entries else extract(data, table[name])
+        check_crc(table[name], content, where=where)
     return entries

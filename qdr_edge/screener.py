@@ -3,63 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
 from qdr_edge.bundle import Bundle, OnStep, read_bundle
 from qdr_edge.decision import Decision, Outcome, aggregate, decide, rejected
-from qdr_edge.errors import (
-    BackendError,
-    BundleError,
-    CompatibilityError,
-    ImageError,
-    RecipeError,
-    SelfTestError,
-)
-from qdr_edge.files import sha256_bytes
-from qdr_edge.gate import GateLimits, check
-from qdr_edge.preprocess import PreprocessSpec, load_image
+from qdr_edge.errors import BackendError, SelfTestError
+from qdr_edge.intake import Intake, Prepared
 from qdr_edge.runtime import MapSession, Session, choose_target, open_bundle
 from qdr_edge.runtime.pixels import no_maps
+from qdr_edge.self_test import Look, SelfTestResult, compare_golden, power_on_vectors
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from qdr_edge.intake import Image
     from qdr_edge.keys import TrustStore
     from qdr_edge.manifest import GoldenVector
-
-    Image = str | Path | bytes | NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class SelfTestResult:
-    """What the self-test saw: vectors in all, those that ran through the network, worst logit."""
-
-    vectors: int
-    inferences: int
-    largest_difference: float
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """One image after the network, or the decision that kept it from getting there.
-
-    Args:
-        pixels: uint8 [3, S, S]; None if the image could not be read.
-        logits: float32 [K]; None if the image never reached the network.
-        decision: What the device answers.
-        maps: float32 [K, h, w], where in the pixels each label's logit came from; None if they were
-            not asked for or the image never reached the network.
-    """
-
-    pixels: NDArray[np.uint8] | None
-    logits: NDArray[np.float32] | None
-    decision: Decision
-    maps: NDArray[np.float32] | None = None
 
 
 def load(
@@ -70,9 +32,13 @@ def load(
     allow_unsigned: bool = False,
     trust: TrustStore | None = None,
     minimum_security_version: int = 0,
+    full_self_test: bool = False,
     on_step: OnStep | None = None,
 ) -> Screener:
     """Verify a bundle, open its model and run the power-on self-test.
+
+    What will be used is verified: signature, manifest, the target's artefact, the golden images.
+    `qdr-edge install` and `qdr-edge verify` look at every entry and every golden vector.
 
     Args:
         path: the `.qdr` file, or the folder of `qdr-edge install --root`: then the active bundle
@@ -82,6 +48,7 @@ def load(
         allow_unsigned: accept a bundle without a signature, for tests.
         trust: accepted signers; None means this user's trust store.
         minimum_security_version: the device's rollback counter.
+        full_self_test: run every golden vector instead of one of each kind.
         on_step: called with a line for each step that held.
 
     Raises:
@@ -97,6 +64,12 @@ def load(
         active = read_active(file)
         file, content = active.path, active.content
         minimum_security_version = max(minimum_security_version, active.state.security_version)
+
+    def used(bundle: Bundle) -> set[str]:
+        name = target if target is not None else choose_target(bundle)
+        vectors = bundle.manifest.golden if full_self_test else power_on_vectors(bundle, name)
+        return {bundle.artefact(name).entry, *(vector.image for vector in vectors)}
+
     bundle = read_bundle(
         file if content is None else content,
         trust=trust,
@@ -104,8 +77,11 @@ def load(
         minimum_security_version=minimum_security_version,
         on_step=on_step,
         origin=file,
+        only=used,
     )
-    return open_screener(bundle, target=target, threads=threads, on_step=on_step)
+    return open_screener(
+        bundle, target=target, threads=threads, full_self_test=full_self_test, on_step=on_step
+    )
 
 
 def open_screener(
@@ -113,25 +89,34 @@ def open_screener(
     *,
     target: str | None = None,
     threads: int = 0,
+    full_self_test: bool = True,
     on_step: OnStep | None = None,
 ) -> Screener:
     """The second half of `load`, for a bundle that `read_bundle` verified: model and self-test.
 
     Raises:
-        CompatibilityError: nothing in the bundle is for this machine.
+        BundleError, CompatibilityError: the contract is damaged, or nothing in the bundle is for
+            this machine.
         BackendError: the runtime is missing or refuses the model.
         SelfTestError: a golden vector did not come out as recorded.
     """
     report = on_step or (lambda _line: None)
     name = target if target is not None else choose_target(bundle)
-    session = open_bundle(bundle, name, threads)
-    report(f"model: target {name} opened by {session.backend} {session.version}")
+    intake = Intake(bundle)
+    vectors = bundle.manifest.golden if full_self_test else power_on_vectors(bundle, name)
+    # The runtime opens the model while the golden images are made ready: both take long, and
+    # neither needs the other.
+    with ThreadPoolExecutor(max_workers=1) as other:
+        opening = other.submit(open_bundle, bundle, name, threads)
+        golden = [(vector, intake.take(bundle.entries[vector.image])) for vector in vectors]
+        session = opening.result()
     try:
-        screener = Screener(bundle, session, name)
-        tested = screener.self_test()
+        screener = Screener(bundle, session, name, intake)
+        tested = screener._self_test(golden)
     except BaseException:
         session.close()
         raise
+    report(f"model: target {name} opened by {session.backend} {session.version}")
     report(
         f"self-test: {tested.vectors} golden vectors, {tested.inferences} inferences, largest "
         f"logit difference {tested.largest_difference:g}"
@@ -142,7 +127,9 @@ def open_screener(
 class Screener:
     """A proven model that turns images into decisions; safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, session: Session, target: str) -> None:
+    def __init__(
+        self, bundle: Bundle, session: Session, target: str, intake: Intake | None = None
+    ) -> None:
         """Take over an opened session.
 
         Raises:
@@ -153,11 +140,9 @@ class Screener:
         self.bundle = bundle
         self.target = target
         self.session = session
-        self.spec = _contract(bundle)
+        self.intake = intake or Intake(bundle)
+        self.spec = self.intake.spec
         self.rule = manifest.decision.rule(manifest.labels.label_set())
-        # GateLimits checks the tree itself and raises BundleError.
-        gates = cast("Mapping[str, Sequence[str]]", manifest.decision.gates)
-        self.limits = GateLimits.from_dict(gates)
         self._fault = ""
         self._closed = False
         self._lock = threading.Lock()
@@ -231,11 +216,14 @@ class Screener:
             BackendError: the screener is closed.
         """
         self._check_open()
-        try:
-            return self._run_golden()
-        except SelfTestError as error:
-            self._fault = f"self-test failed: {error.what}"
-            raise
+        entries = self.bundle.entries
+        # A bundle that `load` opened holds what power-on needs; the others are in the file.
+        golden = [
+            (vector, self.intake.take(entries[vector.image]))
+            for vector in self.bundle.manifest.golden
+            if vector.image in entries
+        ]
+        return self._self_test(golden)
 
     def close(self) -> None:
         """Free the model; the screener cannot be used afterwards."""
@@ -255,18 +243,22 @@ class Screener:
     ) -> None:
         self.close()
 
-    def _look(self, image: Image, *, maps: bool = False) -> Look:
-        modality = self.spec.modality
+    def _self_test(self, golden: Sequence[tuple[GoldenVector, Prepared]]) -> SelfTestResult:
+        looks = [(vector, self._answer(prepared)) for vector, prepared in golden]
         try:
-            pixels = load_image(image, self.spec)
-        except ImageError as error:
-            # Not str(error): a result travels further than a terminal, a path need not.
-            reason = f"{error.what}; expected {error.expected}" if error.expected else error.what
-            return Look(None, None, self._sealed(rejected(Outcome.INVALID_INPUT, reason, modality)))
-        gate = check(pixels, modality, self.limits)
-        if gate.outcome is not None:
-            decision = rejected(gate.outcome, gate.reason, modality)
-            return Look(pixels, None, self._sealed(decision))
+            return compare_golden(self.bundle, self.target, looks)
+        except SelfTestError as error:
+            self._fault = f"self-test failed: {error.what}"
+            raise
+
+    def _look(self, image: Image, *, maps: bool = False) -> Look:
+        return self._answer(self.intake.take(image), maps=maps)
+
+    def _answer(self, prepared: Prepared, *, maps: bool = False) -> Look:
+        modality, pixels = self.spec.modality, prepared.pixels
+        if prepared.rejected is not None or pixels is None:
+            assert prepared.rejected is not None, "an image without pixels was rejected"
+            return Look(pixels, None, self._sealed(prepared.rejected))
         found = None
         try:
             batch = pixels[None]  # [3, S, S] -> [1, 3, S, S]
@@ -282,89 +274,9 @@ class Screener:
             return Look(pixels, None, self._sealed(decision))
         return Look(pixels, logits, self._sealed(decide(logits, self.rule, modality)), found)
 
-    def _run_golden(self) -> SelfTestResult:
-        vectors = self.bundle.manifest.golden
-        inferences = 0
-        largest = 0.0
-        for vector in vectors:
-            look = self._look(self.bundle.entries[vector.image])
-            digest = "" if look.pixels is None else sha256_bytes(look.pixels.tobytes())
-            if digest != vector.preprocessed_sha256:
-                raise self._mismatch(vector, "preprocessing gave other pixels", "the same bytes")
-            if look.logits is not None:
-                largest = max(largest, self._compare_logits(vector, look.logits))
-                inferences += 1
-            found = look.decision.outcome.value
-            if found != vector.outcome:
-                problem = f"outcome {found} {look.decision.reason}".strip()
-                raise self._mismatch(vector, problem, vector.outcome)
-            positives = tuple(label.code for label in look.decision.findings)
-            if positives != vector.positives:
-                expected = " ".join(vector.positives) or "no label"
-                raise self._mismatch(vector, f"positive: {' '.join(positives) or 'none'}", expected)
-        if inferences == 0:
-            raise SelfTestError(
-                "no golden vector tests the network",
-                where=self.bundle.name,
-                expected="at least one gradable golden image",
-                fix="export the bundle again with validation images",
-            )
-        return SelfTestResult(len(vectors), inferences, largest)
-
-    def _compare_logits(self, vector: GoldenVector, logits: NDArray[np.float32]) -> float:
-        if self.target not in vector.logits:
-            raise self._mismatch(vector, f"no recorded logits for {self.target}", "some")
-        recorded = [float(text) for text in vector.logits[self.target]]
-        if len(recorded) != len(logits):
-            raise self._mismatch(vector, f"{len(logits)} logits", f"{len(recorded)}")
-        tolerance = self.bundle.artefact(self.target).logit_tolerance
-        differences = [abs(float(new) - old) for new, old in zip(logits, recorded, strict=True)]
-        # `not <=` rather than `>`: a NaN must fail.
-        if not all(difference <= tolerance for difference in differences):
-            worst = max(range(len(recorded)), key=lambda k: differences[k])
-            code = self.rule.labels.codes[worst]
-            problem = f"logit of {code} is {float(logits[worst])!r}"
-            raise self._mismatch(vector, problem, f"{recorded[worst]!r} within {tolerance:g}")
-        return max(differences)
-
-    def _mismatch(self, vector: GoldenVector, what: str, expected: str) -> SelfTestError:
-        return SelfTestError(
-            f"golden vector {vector.name}: {what}",
-            where=f"{self.bundle.name}: target {self.target}",
-            expected=expected,
-            fix="do not use this device with this bundle; try another --target, see "
-            "`qdr-edge doctor`",
-        )
-
     def _sealed(self, decision: Decision) -> Decision:
         return replace(decision, bundle_id=self.bundle.manifest.bundle_id)
 
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("screener is closed", expected="an open one", fix="load it again")
-
-
-def _contract(bundle: Bundle) -> PreprocessSpec:
-    """The preprocessing contract, checked against its hash, the model's size and the modality."""
-    manifest = bundle.manifest
-    try:
-        spec = PreprocessSpec.from_dict(dict(manifest.preprocess.spec))
-    except RecipeError as error:
-        raise CompatibilityError(
-            f"preprocessing contract: {error.what}",
-            where=bundle.name,
-            expected=error.expected,
-            fix="use the qdr-edge release that exported the bundle, or export it again",
-        ) from error
-    if (
-        spec.sha256 != manifest.preprocess.sha256
-        or spec.size != manifest.input.size
-        or spec.modality != manifest.modality
-    ):
-        raise BundleError(
-            "the preprocessing contract contradicts its hash, the model's size or the modality",
-            where=bundle.name,
-            expected=f"a {manifest.modality} contract for {manifest.input.size} px",
-            fix="export the bundle again",
-        )
-    return spec

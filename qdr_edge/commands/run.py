@@ -10,7 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from qdr_edge.decision import Decision
-    from qdr_edge.screener import Look, Screener
+    from qdr_edge.screener import Screener
+    from qdr_edge.self_test import Look
 
 
 def run(

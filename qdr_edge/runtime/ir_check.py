@@ -24,11 +24,11 @@ from qdr_edge.errors import BundleError
 from qdr_edge.runtime.onnx_check import (
     MAPS,
     MAX_DIMENSIONS,
-    MAX_NAME_BYTES,
     MAX_NODES,
     MAX_TENSOR_ELEMENTS,
     MAX_WINDOW,
 )
+from qdr_edge.runtime.onnx_wire import MAX_NAME_BYTES
 
 MAGIC: Final = b"QDRIR\0\0\1"
 MAX_XML_BYTES: Final = 16 << 20

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime import Availability, Session
+from qdr_edge.runtime.onnx_check import largest_int8
 from qdr_edge.runtime.pixels import check_images, closed, no_maps
+from qdr_edge.runtime.saturation import SATURATION_FREE
 from qdr_edge.target import host
 
 if TYPE_CHECKING:
@@ -26,16 +28,20 @@ def availability() -> Availability:
     return Availability(True, onnxruntime.__version__)
 
 
-def default_options() -> dict[str, str]:
-    """Session options chosen for this machine; a caller's own options override them."""
+def default_options(model: bytes) -> dict[str, str]:
+    """Session options chosen for this machine and a checked model; a caller's override them."""
     options = {
         # Spinning threads burn the core that preprocessing needs, and gain nothing when idle.
         "session.intra_op.allow_spinning": "0",
     }
     machine = host()
-    if machine.architecture == "x86_64" and "vnni" not in machine.features:
-        # Pairs of u8·s8 products may saturate (saturation.py); this asks for exact kernels. ONNX
-        # Runtime takes them only where a weight is beyond 64: scheme exact keeps the fast ones.
+    if (
+        machine.architecture == "x86_64"
+        and "vnni" not in machine.features
+        and largest_int8(model) > SATURATION_FREE
+    ):
+        # Pairs of u8·s8 products may saturate (saturation.py); this asks for exact kernels. Without
+        # need it would only cost: opening takes five times as long while every weight is looked at.
         options["session.x64quantprecision"] = "1"
     return options
 
@@ -56,7 +62,9 @@ class OnnxRuntimeSession:
 
     def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
         settings = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
-        self._session, self.version = _create(model, {**default_options(), **options}, settings)
+        self._session, self.version = _create(
+            model, {**default_options(model), **options}, settings
+        )
         image = self._session.get_inputs()[0]
         self._input: str = image.name
         self._size: int = image.shape[-1] if isinstance(image.shape[-1], int) else 0
@@ -108,7 +116,7 @@ def optimized(model: bytes) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
-        _create(model, default_options(), {"optimized_model_filepath": str(path)})
+        _create(model, default_options(model), {"optimized_model_filepath": str(path)})
         return path.read_bytes()
 
 
@@ -128,7 +136,7 @@ def evaluator(
     Raises:
         BackendError: ONNX Runtime is missing or refuses the model.
     """
-    entries = {**default_options(), **(options or {})}
+    entries = {**default_options(model), **(options or {})}
     session, _ = _create(model, entries, {"intra_op_num_threads": threads})
     name = session.get_inputs()[0].name
     return lambda value: session.run(None, {name: value})

@@ -354,15 +354,22 @@ def test_targets_and_this_machine() -> None:
     assert machine.lacks([machine.architecture, "quantum"]) == ["quantum"]
 
 
-def test_without_vnni_exact_kernels_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("features", "weight", "asked"),
+    [((), 65, True), ((), 64, False), (("vnni",), 127, False)],
+)
+def test_without_vnni_exact_kernels_are_asked_for_where_weights_need_them(
+    monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], weight: int, asked: bool
+) -> None:
     from qdr_edge.runtime import onnxruntime as backend
 
-    plain = replace(host(), architecture="x86_64", features=frozenset({"x86_64"}))
+    plain = replace(host(), architecture="x86_64", features=frozenset({"x86_64", *features}))
     monkeypatch.setattr(backend, "host", lambda: plain)
-    assert backend.default_options()["session.x64quantprecision"] == "1"
-    fast = replace(plain, features=frozenset({"x86_64", "vnni"}))
-    monkeypatch.setattr(backend, "host", lambda: fast)
-    assert backend.default_options() == {"session.intra_op.allow_spinning": "0"}
+    codes = numpy_helper.from_array(np.array([1, weight], np.int8), "w")
+    model = helper.make_model(helper.make_graph([], "g", [], [], [codes])).SerializeToString()
+    options = backend.default_options(model)
+    assert options.pop("session.x64quantprecision", None) == ("1" if asked else None)
+    assert options == {"session.intra_op.allow_spinning": "0"}
 
 
 @pytest.mark.parametrize(

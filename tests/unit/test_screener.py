@@ -13,17 +13,27 @@ import pytest
 
 import qdr_edge
 from qdr_edge.bundle import read_bundle, seal, write_bundle
+from qdr_edge.container import read_container
 from qdr_edge.decision import Outcome
-from qdr_edge.errors import BackendError, BundleError, CompatibilityError, SelfTestError
+from qdr_edge.errors import (
+    BackendError,
+    BundleError,
+    CompatibilityError,
+    SelfTestError,
+    SignatureError,
+)
+from qdr_edge.files import sha256_bytes
 from qdr_edge.keys import SigningKey, TrustStore
 from qdr_edge.manifest import Manifest, Preprocess, exact_text
 from qdr_edge.runtime import open_bundle
 from qdr_edge.screener import Screener, load
+from qdr_edge.self_test import power_on_vectors
 from tests.bundles import ORT, fundus, onnx_model, png, working_entries
 
 KEY = SigningKey.generate()
 TRUST = TrustStore.of(KEY.public)
-TARGETS = ["ort-x86", "openvino"]
+ORT_TARGET = "ort-x86"
+TARGETS = [ORT_TARGET, "openvino"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +57,9 @@ def test_golden_images_are_decided_as_recorded(
     path: Path, parts: tuple[Manifest, dict[str, bytes]], target: str
 ) -> None:
     steps: list[str] = []
-    with qdr_edge.load(path, target=target, trust=TRUST, threads=1, on_step=steps.append) as s:
+    with qdr_edge.load(
+        path, target=target, trust=TRUST, threads=1, full_self_test=True, on_step=steps.append
+    ) as s:
         for vector in parts[0].golden:
             decision = s.screen(parts[1][vector.image])
             assert decision.outcome.value == vector.outcome
@@ -58,6 +70,48 @@ def test_golden_images_are_decided_as_recorded(
         result = s.self_test()
     assert (result.vectors, result.inferences) == (4, 2)
     assert [step.split(":")[0] for step in steps[-2:]] == ["model", "self-test"]
+
+
+def test_power_on_runs_one_vector_of_each_kind(
+    path: Path, parts: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    kinds = {"network" if v.logits else v.outcome for v in parts[0].golden}
+    steps: list[str] = []
+    with load(path, target=ORT_TARGET, trust=TRUST, threads=1, on_step=steps.append) as screener:
+        assert f"{len(kinds)} golden vectors, 1 inferences" in steps[-1]
+        # What was not hashed cannot be used by mistake.
+        used = {parts[0].artefacts[ORT_TARGET].entry}
+        used |= {v.image for v in power_on_vectors(screener.bundle, ORT_TARGET)}
+        assert set(screener.bundle.entries) == used
+        assert len(used) < len(parts[0].entries | parts[1])
+        assert screener.bundle.sha256 == sha256_bytes(path.read_bytes())
+        assert screener.self_test().inferences == 1
+
+
+@pytest.mark.parametrize("entry", ["used", "golden", "unused"])
+def test_what_is_used_is_hashed(
+    path: Path, parts: tuple[Manifest, dict[str, bytes]], tmp_path: Path, entry: str
+) -> None:
+    golden = parts[0].golden
+    name = {
+        "used": parts[0].artefacts[ORT_TARGET].entry,
+        "golden": golden[0].image,
+        "unused": parts[0].artefacts["openvino"].entry,
+    }[entry]
+    data = bytearray(path.read_bytes())
+    place = read_container(bytes(data))[name]
+    data[place.offset + place.size // 2] ^= 1
+    damaged = tmp_path / "damaged.qdr"
+    damaged.write_bytes(data)
+    with pytest.raises(SignatureError, match=f"tampered or damaged: entry {name}"):
+        read_bundle(damaged, trust=TRUST)
+    if entry == "unused":
+        load(damaged, target=ORT_TARGET, trust=TRUST, threads=1).close()
+        with pytest.raises(SignatureError, match=f"tampered or damaged: entry {name}"):
+            load(damaged, target="openvino", trust=TRUST, threads=1)
+    else:
+        with pytest.raises(SignatureError, match=f"tampered or damaged: entry {name}"):
+            load(damaged, target=ORT_TARGET, trust=TRUST, threads=1)
 
 
 def test_a_bad_image_is_a_decision(path: Path, tmp_path: Path) -> None:

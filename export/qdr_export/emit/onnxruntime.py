@@ -12,6 +12,7 @@ the zero point is the type's minimum: four times slower. The exact rewrite:
 * a ReLU6 becomes part of the same Clip: quantization is monotone, so that the code of min(x, 6) is
   the smaller of the codes of x and of 6;
 * the weight of a Gemm: its zero points written out, or it is not recognized as quantized;
+  in the Arm form those of every weight, or it cannot be opened on an x86 without VNNI;
 * a layer with float weights: a LeakyRelu with alpha 1, which changes nothing, between it and the
   quantization of its output. ONNX Runtime would quantize its weights unasked; so it does not, and
   the LeakyRelu becomes part of the float convolution.
@@ -106,7 +107,7 @@ def emit_codes(canonical: bytes, name: str, *, signed: bool) -> bytes:
             return True
         if is_rectifier(node):
             return _left_to_codes(r, node, forms)
-        return _gemm_weight(r, node)
+        return _weight(r, node, signed)
 
     return to_bytes(rewriter.run(rule, name))
 
@@ -170,12 +171,19 @@ def _keep_float(r: Rewriter, node: NodeProto) -> None:
         r.out.add("LeakyRelu", [value], output, alpha=1.0)
 
 
-def _gemm_weight(r: Rewriter, node: NodeProto) -> bool:
+def _weight(r: Rewriter, node: NodeProto, always: bool) -> bool:
+    """Write the zero points of a Gemm's weight out; those of every weight if `always`."""
     readers = r.view.consumers.get(node.output[0], [])
     codes = r.view.constants.get(node.input[0])
-    if codes is None or codes.dtype != np.int8 or any(x.op_type != "Gemm" for x in readers):
+    if codes is None or codes.dtype != np.int8:
         return False
-    zeros = r.out.constant(np.zeros(r.view.scale(node).shape, np.int8))
+    if not always and any(x.op_type != "Gemm" for x in readers):
+        return False
+    # Not shared: where a processor has no VNNI, ONNX Runtime rewrites the zero points of every
+    # weight it makes unsigned, and refuses a graph in which it would rewrite the same ones twice.
+    zeros = r.out.own_constant(
+        np.zeros(r.view.scale(node).shape, np.int8), f"{r.name(node.input[0])}:zero"
+    )
     inputs = [r.name(node.input[0]), r.name(node.input[1]), zeros]
     r.out.add("DequantizeLinear", inputs, node.output[0], **attributes(node))
     return True

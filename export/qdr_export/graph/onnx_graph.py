@@ -20,7 +20,7 @@ PRODUCER = "qdr-edge"
 
 
 class GraphBuilder:
-    """Collects nodes and constants; constants of equal dtype, shape and bytes are stored once."""
+    """Collects nodes and constants; `constant` stores equal dtype, shape and bytes once."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -38,6 +38,13 @@ class GraphBuilder:
             self._names[key] = name
             self._constants[name] = array
         return self._names[key]
+
+    def own_constant(self, value: NDArray[Any], name: str) -> str:
+        """The name of a constant that nothing else shares, whatever its value."""
+        while name in self._constants:
+            name = f"{name}:"
+        self._constants[name] = np.asarray(value)
+        return name
 
     def add(
         self, op: str, inputs: Sequence[str], output: str, *, name: str = "", **attributes: Any

@@ -160,7 +160,7 @@ def _gradable(student: Student, look: _Pipeline, tolerance: float) -> dict[str, 
     found: dict[Outcome, list[_Seen]] = {Outcome.POSITIVE: [], Outcome.NEGATIVE: []}
     half = GRADABLE_IMAGES // 2
     for sample in student.samples.select(split="val").samples[:_CANDIDATES]:
-        seen = look(encode(decode(sample.file, look.spec), 2 * look.spec.size))
+        seen = look(encode(decode(sample.file, look.spec), _side(look.spec)))
         if seen.decision.outcome in found:
             found[seen.decision.outcome].append(seen)
         clear = [sum(_is_clear(one, tolerance) for one in kind) for kind in found.values()]
@@ -173,6 +173,12 @@ def _gradable(student: Student, look: _Pipeline, tolerance: float) -> dict[str, 
         "negative": negative[: max(half, GRADABLE_IMAGES - len(positive))],
     }
     return {f"{kind}-{i}": seen for kind, some in keep.items() for i, seen in enumerate(some)}
+
+
+def _side(spec: PreprocessSpec) -> int:
+    """Longest side of a golden image: a little more than the network's, so that it is scaled down
+    as a camera's picture is, and yet is read quickly at every power-on."""
+    return spec.size * 5 // 4
 
 
 def _is_clear(seen: _Seen, tolerance: float) -> bool:
@@ -206,7 +212,7 @@ def encode(rgb: Pixels, longest_side: int) -> bytes:
 def _ungradable(images: list[bytes], look: _Pipeline) -> _Seen:
     """A drawn picture that the gate calls ungradable; a spoiled one of `images` if none is."""
     spoiled = (picture for image in images for picture in _spoiled(decode(image, look.spec)))
-    for picture in chain(_drawn(2 * look.spec.size), spoiled):
+    for picture in chain(_drawn(_side(look.spec)), spoiled):
         # PNG loses nothing: what the gate says of the pixels it will say of the file.
         if look.outcome(picture) is Outcome.UNGRADABLE:
             seen = look(encode(picture, max(picture.shape)))
