@@ -1,9 +1,9 @@
 """Equal bits on every runtime, or how far from it: ``python benchmarks/bit_equality.py``.
 
 Three families of networks are calibrated on synthetic eyes and exported under each scheme. Every
-form then answers the same images: the trainer's folded network (on its validation and test images),
-the integer reference, ONNX Runtime with its quantization rewrites on and off, and OpenVINO; the
-runtimes once more in a child process that oneDNN holds to AVX2. Under the exact schemes every logit
+form then answers the same images: the trainer's folded network, the integer reference, ONNX Runtime
+with its quantization rewrites on and off, and OpenVINO; the runtimes once more in a child process
+that oneDNN holds to AVX2. Under the exact schemes every logit
 must be equal bit for bit; under the others at most 0.2 % of the decisions may flip.
 """
 
@@ -25,6 +25,7 @@ from rich.table import Table
 
 from qdr_bench.built import ROOT, build, prepare, run_script
 from qdr_edge.bundle import read_bundle
+from qdr_edge.checkpoint import load_checkpoint
 from qdr_edge.decision import label_decisions
 from qdr_edge.files import atomic_write
 from qdr_edge.preprocess import PreprocessSpec, load_image
@@ -39,6 +40,7 @@ FAMILIES = ("qdr-small", "resnet50", "mobilenetv3-small")
 TARGETS = ("ort-x86", "openvino")
 MAX_FLIPS = 0.002
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+STAGE = "student-fundus"
 _BATCH = 16
 
 
@@ -76,7 +78,7 @@ def main() -> int:
         "--schemes", nargs="+", choices=names, default=names, help="default: every scheme"
     )
     parser.add_argument(
-        "--real", type=Path, nargs="+", default=[], help="CSV tables of more images"
+        "--real", type=Path, nargs="+", default=[], help="CSV tables and folders of more images"
     )
     parser.add_argument("--report", type=Path, help="also write everything as JSON here")
     parser.add_argument("--child", type=Path, nargs=2, help=argparse.SUPPRESS)
@@ -94,12 +96,11 @@ def main() -> int:
                 f"size={options.size}",
                 f"scheme={scheme}",
                 "data.max_images=200",
-                f"stages.student-fundus.model.name={family}",
-                "stages.student-fundus.calibration_images=64",
+                f"stages.{STAGE}.model.name={family}",
+                f"stages.{STAGE}.calibration_images=64",
             )
             bundle = build("student-latency", folder, table, name=f"{family}-{scheme}",
                            settings=settings, targets=TARGETS)  # fmt: skip
-            rows.append(_trainer(family, scheme, bundle))
             rows += compare(family, scheme, bundle, "synthetic", synthetic)
             if real:
                 rows += compare(family, scheme, bundle, "real", real)
@@ -111,9 +112,15 @@ def main() -> int:
     return 0 if all(row.holds for row in rows) else 1
 
 
-def _images(tables: list[Path]) -> list[Path]:
-    """Every fundus photograph of some tables."""
-    return [sample.file for table in tables for sample in read_csv(table).select("fundus")]
+def _images(sources: list[Path]) -> list[Path]:
+    """Every image of some tables and folders, scans too: to equal bits all pixels are alike."""
+    files: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            files += sorted(file for file in source.iterdir() if file.is_file())
+        else:
+            files += [sample.file for sample in read_csv(source)]
+    return files
 
 
 def compare(family: str, scheme: str, path: Path, source: str, files: list[Path]) -> list[Row]:
@@ -127,7 +134,7 @@ def compare(family: str, scheme: str, path: Path, source: str, files: list[Path]
     expected = np.concatenate([reference.infer(pixels[i : i + _BATCH]) for i in starts])
     rule = manifest.decision.rule(manifest.labels.label_set())
     step = float(np.abs(expected).max()) / 127
-    forms = _runtimes(path, pixels)
+    forms = {"folded torch": _trainer(path.parent.parent, pixels), **_runtimes(path, pixels)}
     forms |= {f"{name}, AVX2": found for name, found in _in_child(path, pixels).items()}
     rows = []
     for name, found in forms.items():
@@ -182,13 +189,29 @@ def _in_child(path: Path, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.flo
             return {name: answers[name] for name in answers.files}
 
 
-def _trainer(family: str, scheme: str, path: Path) -> Row:
-    """The folded torch network, as export compared it on the run's validation and test images."""
-    file = path.with_name(f"{path.stem}.parity.json")
-    rungs = json.loads(file.read_text())["rungs"]
-    rung = next(rung for rung in rungs if rung["name"] == "trainer")
-    return Row(family, scheme, "folded torch", "val and test", rung["images"], rung["exact"],
-               rung["decisions"], len(rung["flips"]), float(rung["steps"]))  # fmt: skip
+def _trainer(run: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of the network that the run selected, folded, in torch."""
+    import torch
+
+    from qdr_train.data.images import network_input
+    from qdr_train.engine.networks import BEST_QAT, new_network
+    from qdr_train.engine.state import load_state
+    from qdr_train.quant import qat
+    from qdr_train.recipe import StudentStage
+    from qdr_train.recipe.files import load_recipe
+
+    recipe = load_recipe(run / "recipe.yaml")
+    stage = recipe.stages[STAGE]
+    assert isinstance(stage, StudentStage)
+    labels = load_checkpoint(run / STAGE).labels
+    network = qat.prepare_qat(
+        new_network(stage, recipe, labels), recipe.quant_scheme(), stage.quantization
+    )
+    network.load_state_dict(load_state(run / STAGE, BEST_QAT)[0])
+    folded = qat.reference_form(network)
+    with torch.inference_mode():
+        parts = torch.split(torch.from_numpy(pixels), _BATCH)
+        return np.concatenate([folded(network_input(part)).numpy() for part in parts])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.graph import Node
 from qdr_edge.runtime import open_model
 from qdr_edge.runtime.onnxruntime import optimized
+from qdr_edge.runtime.saturation import saturates_here
 from qdr_edge.scheme import EXACT, EXACT_WIDE, PORTABLE, U8, QuantScheme
 from qdr_export.emit import emitter, openvino, ties
 from qdr_export.graph.canonical import build_canonical
@@ -113,7 +114,14 @@ def test_every_layer_runs_in_int8(name: str, scheme: QuantScheme, backend: str) 
         made = checkpoint(name, scheme=scheme)
     else:
         made = from_sketch(OPERATORS[name](0), scheme=scheme)
-    seen = read_back(backend, emitter(BACKENDS[backend])(build_canonical(made)))
+    model = emitter(BACKENDS[backend])(build_canonical(made))
+    seen = read_back(backend, model)
+    if backend == "openvino" and saturates_here(model):
+        # Without VNNI the fast kernels would be wrong for weights beyond 64: our session asks for
+        # float ones instead.
+        assert scheme is U8
+        assert seen.int8_share == 0
+        return
     assert seen.float_layers == ()
     assert seen.int8_share == 1
 

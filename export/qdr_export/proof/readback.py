@@ -180,8 +180,9 @@ def _openvino(model: bytes) -> dict[str, tuple[bool, str]]:
     for node in session.compiled.get_runtime_model().get_ordered_ops():
         info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
         if info.get("layerType") in ("Convolution", "FullyConnected", "MatMul"):
-            int8 = info.get("runtimePrecision") in ("u8", "i8")
             kernel = f"{info.get('primitiveType', '?')} {info.get('runtimePrecision', '?')}"
+            # A float kernel may be handed int8 weights, which it turns into floats first.
+            int8 = info.get("runtimePrecision") in ("u8", "i8") and "f32" not in kernel
             for name in (*info.get("originalLayersNames", "").split(","), node.get_friendly_name()):
                 kernels.setdefault(_OPENVINO_PART.sub("", name), (int8, kernel))
     session.close()
