@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import CheckpointError
-from qdr_edge.files import atomic_write, sha256_bytes
+from qdr_edge.files import atomic_write, read_input, sha256_bytes
 from qdr_edge.graph import Graph
 from qdr_edge.labels import LabelSet
 from qdr_edge.scheme import QuantScheme
@@ -180,12 +180,9 @@ def _load_tensors(folder: Path, entry: dict[str, str]) -> dict[str, NDArray[np.f
     from safetensors.numpy import load
 
     path = folder / Path(entry["file"]).name
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read: {error.strerror}", where=str(path), fix="restore it or train again"
-        ) from error
+    content = read_input(
+        path, CheckpointError, expected="the checkpoint's weights", fix="restore it or train again"
+    )
     if sha256_bytes(content) != entry["sha256"]:
         raise CheckpointError(
             "its SHA-256 is not the one checkpoint.json names",

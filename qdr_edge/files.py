@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from qdr_edge.errors import OutputError
+from qdr_edge.errors import OutputError, QdrError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -73,6 +73,23 @@ def write_once(path: Path, content: bytes, *, mode: int, what: str = "a file") -
         ) from error
     finally:
         _discard(temporary)
+
+
+def read_input(path: Path, problem: type[QdrError], *, expected: str, fix: str = "") -> bytes:
+    """The content of a file that a user named.
+
+    Raises:
+        QdrError: It cannot be read; of the class `problem`.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise problem(
+            f"cannot read: {error.strerror or error}",
+            where=str(path),
+            expected=expected,
+            fix=fix or "check the path",
+        ) from error
 
 
 def make_folder(

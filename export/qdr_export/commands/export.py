@@ -133,19 +133,12 @@ def lint(
     from rich.console import Console
 
     from qdr_edge.errors import ExportError
+    from qdr_edge.files import read_input
     from qdr_export.commands import tables
     from qdr_export.lint.check import lint_model
     from qdr_export.profiles import target_names
 
-    try:
-        content = model.read_bytes()
-    except OSError as error:
-        raise ExportError(
-            f"cannot read: {error.strerror}",
-            where=str(model),
-            expected="an ONNX file",
-            fix="check the path",
-        ) from error
+    content = read_input(model, ExportError, expected="an ONNX file")
     console = Console(highlight=False)
     errors = 0
     for name in target_names(target):

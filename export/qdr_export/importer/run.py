@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qdr_edge.checkpoint import Checkpoint, save_checkpoint
 from qdr_edge.errors import DatasetError, ExportError, OutputError
-from qdr_edge.files import atomic_write, make_folder, sha256_bytes
+from qdr_edge.files import atomic_write, make_folder, read_input, sha256_bytes
 from qdr_edge.labels import LabelSet
 from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.samples import SampleSet, read_csv, write_csv
@@ -102,7 +102,7 @@ def import_model(
     _require_vacant(out)
     findings = Findings(str(request.model))
     step("reading the file")
-    content = _content(request.model)
+    content = read_input(request.model, ExportError, expected="an ONNX file")
     source, lifting = read_operators(content, request, findings)
     _check_meaning(source, lifting, request)
     spec = PreprocessSpec(request.modality, source.size, **(request.preprocess or {}))
@@ -153,18 +153,6 @@ def read_operators(content: bytes, request: Request, findings: Findings) -> tupl
     known = fold(source, findings)
     findings.check()
     return source, lift(source, known, request.pixels, findings)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ExportError(
-            f"cannot read: {error.strerror}",
-            where=str(path),
-            expected="an ONNX file",
-            fix="check the path",
-        ) from error
 
 
 def _check_meaning(source: Source, lifting: Lifting, request: Request) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qdr_edge.errors import CheckpointError, RecipeError
-from qdr_edge.files import sha256_bytes
+from qdr_edge.files import read_input, sha256_bytes
 from qdr_train.models.init import listed, parse_tensors
 
 BUILD = "build"
@@ -47,14 +47,7 @@ def read_source(path: Path, weights: Path | None = None) -> Source:
         RecipeError: It cannot be read or run, or there is no `build` that returns a module.
         CheckpointError: The weights are not those of the network.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecipeError(
-            f"cannot read: {error.strerror}",
-            where=str(path),
-            expected=f"a Python file that defines {BUILD}()",
-        ) from error
+    content = read_input(path, RecipeError, expected=f"a Python file that defines {BUILD}()")
     network = _built(path)
     if weights is not None:
         _load(network, weights)
@@ -112,14 +105,7 @@ def _line_of(error: Exception, path: Path) -> str:
 
 
 def _load(network: nn.Module, path: Path) -> None:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read: {error.strerror}",
-            where=str(path),
-            expected="a state dict in .safetensors or .pth",
-        ) from error
+    content = read_input(path, CheckpointError, expected="a state dict in .safetensors or .pth")
     tensors = parse_tensors(path, content, wrappers=_WRAPPERS)
     if tensors and all(name.startswith(_PARALLEL) for name in tensors):
         tensors = {name.removeprefix(_PARALLEL): value for name, value in tensors.items()}

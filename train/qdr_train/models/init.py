@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from qdr_edge.errors import CheckpointError, RecipeError
-from qdr_edge.files import sha256_bytes
+from qdr_edge.files import read_input, sha256_bytes
 from qdr_edge.labels import LabelSet
 from qdr_edge.scheme import INPUT_SCALE, INPUT_ZERO_POINT
 from qdr_train.recipe.parts import Init, Model
@@ -139,15 +139,12 @@ def _meant_file(init: Init) -> tuple[Path, bytes]:
         )
     found = ""
     for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise RecipeError(
-                f"cannot be read: {error.strerror}",
-                where=str(file),
-                expected="the weight file that model.init.file names",
-                fix="a relative path counts from where the command is run",
-            ) from error
+        content = read_input(
+            file,
+            RecipeError,
+            expected="the weight file that model.init.file names",
+            fix="a relative path counts from where the command is run",
+        )
         found = sha256_bytes(content)
         if found == init.sha256:
             return file, content
