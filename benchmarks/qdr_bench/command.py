@@ -14,8 +14,9 @@ from qdr_bench import console as terminal
 from qdr_bench.environment import ProcTree, environment, machine_state
 from qdr_bench.evaluation_data import EvaluationData, find_table, prepare
 from qdr_bench.page import render
+from qdr_bench.plan import Plan
 from qdr_bench.report import HTML_NAME, JSON_NAME, BenchmarkReport, now
-from qdr_bench.single_stream import Plan, measure
+from qdr_bench.runner import measure
 from qdr_bench.subject import Subject, check_names, open_subject
 from qdr_bench.verdict import Limits
 from qdr_edge.files import atomic_write, make_folder

@@ -14,6 +14,9 @@ from qdr_edge.target import host
 PACKAGES = ("qdr-edge", "numpy", "onnxruntime", "openvino", "tensorrt", "opencv-python-headless",
             "pillow", "torch", "scipy")  # fmt: skip
 
+FREQUENCY_CHANGE = 0.10
+"""Largest share by which the mean clock may differ between before and after."""
+
 
 @dataclass(frozen=True)
 class MachineState:
@@ -24,12 +27,39 @@ class MachineState:
         frequency_mhz: Of each core.
         temperature_c: Of each thermal zone, by its type.
         available_memory_bytes: What could be given to processes.
+        governor: Of the first core.
+        throttle_events: How often each core or package was slowed down for heat since boot.
     """
 
     load_average: tuple[float, ...] | None
     frequency_mhz: tuple[int, ...] | None
     temperature_c: dict[str, float] | None
     available_memory_bytes: int | None
+    governor: str | None = None
+    throttle_events: int | None = None
+
+    @property
+    def hottest_c(self) -> float | None:
+        """The temperature of the hottest zone."""
+        return max(self.temperature_c.values()) if self.temperature_c else None
+
+
+def changes(before: MachineState, after: MachineState) -> list[str]:
+    """What happened to the machine between two looks that makes a measurement doubtful."""
+    found = []
+    if before.frequency_mhz and after.frequency_mhz:
+        was, now = (
+            sum(state) / len(state) for state in (before.frequency_mhz, after.frequency_mhz)
+        )
+        if abs(now / was - 1) > FREQUENCY_CHANGE:
+            found.append(f"clock changed from {was:.0f} to {now:.0f} MHz")
+    if before.throttle_events is not None and after.throttle_events is not None:
+        events = after.throttle_events - before.throttle_events
+        if events > 0:
+            found.append(f"throttled for heat {events} times")
+    if before.governor != after.governor:
+        found.append(f"governor changed from {before.governor} to {after.governor}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -102,11 +132,18 @@ def machine_state(tree: ProcTree) -> MachineState:
         value = _read(zone / "temp")
         if value.lstrip("-").isdigit():
             temperatures[_read(zone / "type") or zone.name] = int(value) / 1000
+    throttled = [
+        int(text)
+        for path in tree.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
+        if (text := _read(path)).isdigit()
+    ]
     return MachineState(
         load_average=tuple(float(x) for x in load.split()[:3]) if load else None,
         frequency_mhz=tuple(frequencies) or None,
         temperature_c=temperatures or None,
         available_memory_bytes=int(memory.split()[0]) * 1024 if memory else None,
+        governor=tree.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        throttle_events=sum(throttled) if throttled else None,
     )
 
 

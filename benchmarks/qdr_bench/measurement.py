@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qdr_bench import statistics
-
-NS_PER_MS = 1_000_000
+from qdr_bench.scenarios.cold_start import ColdStart
+from qdr_bench.scenarios.multi_stream import MultiStream
+from qdr_bench.scenarios.offline import Offline
+from qdr_bench.scenarios.single_stream import NS_PER_MS, Latency
+from qdr_bench.scenarios.soak import Soak
 
 
 class Status(StrEnum):
@@ -28,13 +31,16 @@ class Cell:
 
     Args:
         bundle: Name of the bundle it belongs to (file name without suffix).
-        target: The bundle's target, or "float" for the float twin.
+        target: The bundle's target, "float" for the float twin, "peer" for what another tool made.
         variant: "int8" or "float".
         backend: Runtime that opens it.
         model: The ONNX file, as the child opens it.
         model_bytes: Its size.
         model_sha256: Its hash, checked by the child.
         options: Runtime options the artefact asks for.
+        form: How it is run where that is not said by `variant`, e.g. "channels_last".
+        device: "cpu", "cuda", "gpu" or "npu".
+        batch: Images an inference.
         unavailable: Why it cannot run here and what would help; empty if it can.
         failed: Why it must not be measured at all; empty if nothing is wrong.
     """
@@ -49,80 +55,20 @@ class Cell:
     options: Mapping[str, str] = field(default_factory=dict)
     unavailable: str = ""
     failed: str = ""
+    form: str = ""
+    device: str = "cpu"
+    batch: int = 1
 
     @property
     def id(self) -> str:
-        """Name of the cell, unique in a report."""
-        where = self.backend if self.variant == "float" else self.target
-        return f"{self.bundle}/{self.variant}/{where}"
+        """Name of the cell, unique among those measured with as many threads."""
+        where = self.backend if self.target in ("float", "peer") else self.target
+        return f"{self.bundle}/{self.form or self.variant}/{where}"
 
     @property
     def runnable(self) -> bool:
         """Whether a child process is worth starting."""
         return not (self.unavailable or self.failed)
-
-
-@dataclass(frozen=True)
-class Latency:
-    """SingleStream latencies of one cell, by round, in nanoseconds."""
-
-    rounds: tuple[tuple[int, ...], ...]
-
-    @property
-    def latency_ns(self) -> list[int]:
-        """All raw latencies in the order they were measured."""
-        return [value for latencies in self.rounds for value in latencies]
-
-    @property
-    def queries(self) -> int:
-        """Queries measured; warm-up is not among them."""
-        return sum(len(latencies) for latencies in self.rounds)
-
-    @property
-    def mean_ms(self) -> float:
-        """Mean latency."""
-        return sum(self.latency_ns) / self.queries / NS_PER_MS
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput of one image at a time."""
-        return 1000 / self.mean_ms
-
-    @property
-    def early_stopping_p90_ms(self) -> float | None:
-        """The SingleStream score: what p90 is at most, at 99 % confidence."""
-        estimate = statistics.early_stopping_ns(self.latency_ns, 0.9)
-        return None if estimate is None else estimate / NS_PER_MS
-
-    @property
-    def round_variation(self) -> float:
-        """Coefficient of variation of the round medians: did the machine hold still?"""
-        return statistics.coefficient_of_variation(statistics.round_medians(self.rounds))
-
-    def percentile_ms(self, percentile: float) -> float | None:
-        """A percentile, or None where the sample cannot carry it."""
-        value = statistics.percentile_ns(self.latency_ns, percentile)
-        return None if value is None else value / NS_PER_MS
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form: figures first, raw samples last."""
-        raw = self.latency_ns
-        return {
-            "queries": self.queries,
-            "mean_ms": self.mean_ms,
-            "min_ms": min(raw) / NS_PER_MS,
-            "max_ms": max(raw) / NS_PER_MS,
-            "p50_ms": self.percentile_ms(0.5),
-            "p90_ms": self.percentile_ms(0.9),
-            "p95_ms": self.percentile_ms(0.95),
-            "p99_ms": self.percentile_ms(0.99),
-            "p999_ms": self.percentile_ms(0.999),
-            "early_stopping_p90_ms": self.early_stopping_p90_ms,
-            "images_per_second": self.images_per_second,
-            "coefficient_of_variation": statistics.coefficient_of_variation(raw),
-            "round_coefficient_of_variation": self.round_variation,
-            "rounds_ns": [list(latencies) for latencies in self.rounds],
-        }
 
 
 @dataclass(frozen=True)
@@ -198,6 +144,13 @@ class Row:
     accuracy: Mapping[str, Any] | None = None
     self_test: str = ""
     foreign_cores: float | None = None
+    multi_stream: MultiStream | None = None
+    offline: Offline | None = None
+    cold_start: ColdStart | None = None
+    soak: Soak | None = None
+    energy: Mapping[str, Any] | None = None
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
 
     @property
     def is_result(self) -> bool:
@@ -212,6 +165,9 @@ class Row:
             "bundle": cell.bundle,
             "target": cell.target,
             "variant": cell.variant,
+            "form": cell.form or cell.variant,
+            "device": cell.device,
+            "batch": cell.batch,
             "backend": cell.backend,
             "backend_version": self.runtime_version,
             "options": dict(cell.options),
@@ -227,4 +183,10 @@ class Row:
             "memory": self.memory.to_dict() if self.memory else None,
             "stages": self.stages.to_dict() if self.stages else None,
             "latency": self.latency.to_dict() if self.latency else None,
+            "multi_stream": self.multi_stream.to_dict() if self.multi_stream else None,
+            "offline": self.offline.to_dict() if self.offline else None,
+            "cold_start": self.cold_start.to_dict() if self.cold_start else None,
+            "soak": self.soak.to_dict() if self.soak else None,
+            "energy": dict(self.energy) if self.energy else None,
+            "machine": {"before": self.before, "after": self.after},
         }

@@ -11,12 +11,12 @@ import qdr_edge
 from qdr_bench.environment import Environment, MachineState
 from qdr_bench.evaluation_data import EvaluationData
 from qdr_bench.measurement import Row
-from qdr_bench.single_stream import Plan
+from qdr_bench.plan import Plan
 from qdr_bench.statistics import paired_ratio, round_medians
 from qdr_bench.subject import Subject
 
 FORMAT = "qdr-benchmark"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 QUICK_BELOW_S = 600.0
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
@@ -97,7 +97,7 @@ class BenchmarkReport:
             "schema_version": SCHEMA_VERSION,
             "tool_version": qdr_edge.__version__,
             "created": self.created,
-            "scenario": "SingleStream",
+            "scenarios": list(self.plan.scenarios),
             "quick": self.quick,
             "interrupted": self.interrupted,
             "synthetic": self.synthetic,

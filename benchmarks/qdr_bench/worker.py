@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qdr_bench.memory import peak_rss_bytes
+from qdr_bench.screening import Screening
 from qdr_edge.errors import BenchmarkError, QdrError
 
 if TYPE_CHECKING:
@@ -25,22 +27,8 @@ if TYPE_CHECKING:
     from qdr_edge.runtime import Session
 
 MEMORY_QUERIES = 3
-WARM_UP_IMAGES = 2
-
-
-def peak_rss_bytes() -> int:
-    """Return this process's peak resident memory since it was started."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    # Not the first choice: on Linux ru_maxrss keeps the parent's peak across exec.
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+KEPT_OUTPUTS = 20_000
+"""Logits kept before they are compared: a long round must not fill the memory."""
 
 
 class Worker:
@@ -143,92 +131,93 @@ class Worker:
             queries += 1
         return {"queries": queries}
 
-    def round(self, seconds: float, queries: int, seed: int) -> dict[str, Any]:
-        """Time one SingleStream round: one image a query, the next when the last has completed.
+    def round(
+        self, seconds: float, queries: int, seed: int, samples: int, same: bool
+    ) -> dict[str, Any]:
+        """Time one round of queries, the next when the last has completed.
 
         It ends when both the duration and the number of queries are reached. The first queries
-        after the others' turn find cold caches and are not counted.
+        after the others' turn find cold caches and are not counted. The outputs of a long round
+        are compared as often as they would fill `KEPT_OUTPUTS`; that time is not counted.
+
+        Args:
+            seconds: Shortest duration.
+            queries: Fewest queries.
+            seed: Of the images drawn.
+            samples: Images a query; a query's latency is that of its last image.
+            same: Draw one image and ask for it each time.
         """
         import numpy as np
 
-        infer, pool, clock = self._opened().infer, self._pool, time.perf_counter_ns
+        infer, clock = self._opened().infer, time.perf_counter_ns
         draw = np.random.default_rng(seed)
+        pool, images = self._queries(draw, samples), len(self._pool)
         order: list[int] = []
         latencies: list[int] = []
         outputs: list[tuple[int, NDArray[np.float32]]] = []
+        wrong = 0
         for index in draw.integers(0, len(pool), size=MEMORY_QUERIES).tolist():
-            infer(pool[index])
+            infer(pool[index][1])
+        only = int(draw.integers(0, len(pool)))
         cpu_start, start = time.process_time_ns(), clock()
         deadline = start + int(seconds * 1e9)
         while len(latencies) < queries or clock() < deadline:
             if not order:
                 order = draw.integers(0, len(pool), size=256).tolist()
-            index = order.pop()
-            image = pool[index]
+            index = only if same else order.pop()
+            image = pool[index][1]
             before = clock()
             logits = infer(image)
             latencies.append(clock() - before)
             outputs.append((index, logits))
+            if len(outputs) * samples >= KEPT_OUTPUTS:
+                wrong += self._wrong(pool, outputs)
+                outputs.clear()
         wall_ns, cpu_ns = clock() - start, time.process_time_ns() - cpu_start
-        wrong = sum(logits.tobytes() != self._expected[index] for index, logits in outputs)
+        wrong += self._wrong(pool, outputs)
         return {
             "latency_ns": latencies,
             "wall_ns": wall_ns,
             "cpu_ns": cpu_ns,
             "inconsistent": wrong,
+            "images": images,
         }
 
-    def stages(
-        self, bundle: str, target: str, threads: int, allow_unsigned: bool, files: list[str]
-    ) -> dict[str, Any]:
-        """Time every stage from image file to decision, and the whole way through the Screener."""
-        from qdr_edge import load
-        from qdr_edge.decision import Outcome, decide
-        from qdr_edge.preprocess import load_image
+    def offline(self, seconds: float) -> dict[str, Any]:
+        """Answer the whole pool as one batch, again and again."""
+        import numpy as np
 
-        names = ("decode_preprocess_ns", "infer_ns", "postprocess_ns")
-        times: dict[str, list[int]] = {name: [] for name in (*names, "end_to_end_ns")}
-        outcomes: dict[str, int] = {}
-        clock = time.perf_counter_ns
-        with load(
-            Path(bundle), target=target, threads=threads, allow_unsigned=allow_unsigned
-        ) as screener:
-            for turn, file in enumerate([*files[:WARM_UP_IMAGES], *files]):
-                start = clock()
-                decision = screener.screen(Path(file))
-                end_to_end = clock() - start
-                if turn >= WARM_UP_IMAGES:
-                    outcome = decision.outcome.value
-                    outcomes[outcome] = outcomes.get(outcome, 0) + 1
-                if decision.outcome not in (Outcome.POSITIVE, Outcome.NEGATIVE):
-                    continue
-                marks = [clock()]
-                image = load_image(Path(file), screener.spec)
-                marks.append(clock())
-                logits = screener.session.infer(image[None])[0]
-                marks.append(clock())
-                decide(logits, screener.rule, screener.spec.modality)
-                marks.append(clock())
-                if turn >= WARM_UP_IMAGES:
-                    times["end_to_end_ns"].append(end_to_end)
-                    for name, before, after in zip(names, marks[:-1], marks[1:], strict=True):
-                        times[name].append(after - before)
-        return {**times, "outcomes": outcomes, "screen_peak_rss_bytes": peak_rss_bytes()}
+        infer, clock = self._opened().infer, time.perf_counter_ns
+        images = np.concatenate(self._pool)
+        infer(images)
+        passes, start = 0, clock()
+        while passes == 0 or clock() < start + int(seconds * 1e9):
+            infer(images)
+            passes += 1
+        return {"images": passes * len(images), "wall_ns": clock() - start}
 
-    def self_test(
-        self, bundle: str, target: str, threads: int, allow_unsigned: bool
-    ) -> dict[str, Any]:
-        """Run the bundle's own self-test, as a device does at power-on."""
-        from qdr_edge import load
+    def _queries(
+        self, draw: np.random.Generator, samples: int
+    ) -> list[tuple[tuple[int, ...], NDArray[np.uint8]]]:
+        """What a query may ask for: indices into the pool, and their images, uint8 [n, 3, S, S]."""
+        import numpy as np
 
-        try:
-            # load() runs the golden vectors before it returns.
-            load(
-                Path(bundle), target=target, threads=threads, allow_unsigned=allow_unsigned
-            ).close()
-        except QdrError as error:
-            return {"failure": str(error)}
-        return {"failure": ""}
+        if samples == 1:
+            return [((index,), image) for index, image in enumerate(self._pool)]
+        chosen = draw.integers(0, len(self._pool), size=(len(self._pool), samples)).tolist()
+        return [(tuple(row), np.concatenate([self._pool[i] for i in row])) for row in chosen]
+
+    def _wrong(
+        self,
+        pool: list[tuple[tuple[int, ...], NDArray[np.uint8]]],
+        outputs: list[tuple[int, NDArray[np.float32]]],
+    ) -> int:
+        """How many outputs differ from those of the same images untimed."""
+        wrong = 0
+        for query, logits in outputs:
+            expected = b"".join(self._expected[index] for index in pool[query][0])
+            wrong += logits.tobytes() != expected
+        return wrong
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -245,7 +234,7 @@ def _load(tensors: str) -> NDArray[np.uint8]:
 
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Answer requests until there are no more."""
-    worker = Worker()
+    worker, screening = Worker(), Screening()
     operations: dict[str, Callable[..., dict[str, Any]]] = {
         "baseline": worker.baseline,
         "open": worker.open,
@@ -254,8 +243,12 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         "pool": worker.pool,
         "warm_up": worker.warm_up,
         "round": worker.round,
-        "stages": worker.stages,
-        "self_test": worker.self_test,
+        "offline": worker.offline,
+        "stages": screening.stages,
+        "self_test": screening.self_test,
+        "cold_start": screening.cold_start,
+        "soak_open": screening.soak_open,
+        "soak_slice": screening.soak_slice,
     }
     for line in requests:
         request = json.loads(line)

@@ -20,7 +20,8 @@ import pytest
 from qdr_bench.child import Child
 from qdr_bench.evaluation_data import prepare
 from qdr_bench.measurement import Status
-from qdr_bench.single_stream import Plan, measure
+from qdr_bench.plan import Plan
+from qdr_bench.runner import measure
 from qdr_bench.subject import open_subject
 from qdr_edge.bundle import write_bundle
 from qdr_edge.errors import BenchmarkError
@@ -101,7 +102,7 @@ def test_every_runnable_model_is_measured_beside_its_float_twin(
     measured: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     report = load(measured[0])
-    assert (report["format"], report["schema_version"]) == ("qdr-benchmark", 1)
+    assert (report["format"], report["schema_version"]) == ("qdr-benchmark", 2)
     assert report["quick"]
     assert report["synthetic"]
     assert not report["interrupted"]
@@ -326,7 +327,7 @@ def test_an_interrupt_keeps_the_rounds_that_were_measured(
     def interrupt(what: str, share: float) -> None:
         started.append(what)
         assert 0 <= share <= 1
-        if what.startswith("round 4:"):
+        if what.startswith("single-stream round 4:"):
             raise KeyboardInterrupt
 
     measured = measure([subject], {subject.name: data}, Plan(seconds=0.2, threads=1), interrupt)
@@ -337,7 +338,7 @@ def test_an_interrupt_keeps_the_rounds_that_were_measured(
     assert row.accuracy is not None
     assert row.is_result
     assert row.status is Status.INVALID
-    assert "interrupted after 3 of 10 rounds" in row.reasons
+    assert "interrupted after 3 of 10 rounds of single-stream" in row.reasons
     assert started[0].startswith("opening")
 
 
