@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +12,22 @@ DEFAULT_FOLDER = Path("bench-report")
 
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles to measure (.qdr).", show_default=False)
-    ],
+        list[Path] | None, typer.Argument(help="Bundles to measure (.qdr).", show_default=False)
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="What to measure: a YAML file, or one that ships (quick, full).",
+            show_default=False,
+        ),
+    ] = "",
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="single-stream, multi-stream, offline, cold-start or soak; repeatable.",
+            show_default="single-stream",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -21,18 +35,44 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split to evaluate on.")] = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=86400, help="Time measured for each row.")
-    ] = 5.0,
+        float | None,
+        typer.Option(
+            min=0.1, max=86400, help="Time measured for each row and scenario.", show_default="5"
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="600 s for each row and scenario, and for a soak.")
+    ] = False,
     threads: Annotated[
-        int, typer.Option(min=0, max=1024, help="Threads of one inference; 0: every core.")
-    ] = 2,
+        list[int] | None,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="Threads of one inference; 0: every core; repeatable.",
+            show_default="2",
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Target to measure; repeatable.", show_default="every one"),
+    ] = None,
+    min_map: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="A row below this mAP is INVALID.", show_default=False),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = DEFAULT_FOLDER,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run into this folder stopped.")
+    ] = False,
     with_float: Annotated[
-        bool, typer.Option("--float/--no-float", help="Measure the float twins too.")
-    ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything drawn.")] = 0,
+        bool | None,
+        typer.Option("--float/--no-float", help="Measure the float twins too.", show_default="on"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything drawn.", show_default="0")
+    ] = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Measure bundles without a signature.")
     ] = False,
@@ -41,20 +81,29 @@ def bench(
 
     Every runnable target and the float model on ONNX Runtime and OpenVINO run in processes of
     their own, in interleaved rounds. Writes report.json and report.html; Ctrl-C keeps what was
-    measured.
+    measured. What is said here counts more than what the suite says.
     """
     from qdr_bench.command import run
+    from qdr_bench.suite.schema import Suite, load_suite, parse
+    from qdr_bench.suite.schema import full as lengthened
 
-    interrupted = run(
-        bundles,
-        table=data,
-        split=split,
-        seconds=seconds,
-        threads=threads,
-        out=out,
-        with_float=with_float,
-        seed=seed,
-        allow_unsigned=allow_unsigned,
-    )
-    if interrupted:
+    base = load_suite(suite) if suite else Suite()
+    if full:
+        base = lengthened(base)
+    said: dict[str, Any] = {
+        "scenarios": scenario,
+        "data": data,
+        "split": split,
+        "seconds": seconds,
+        "threads": threads,
+        "targets": target,
+        "min_map": min_map,
+        "float_twins": with_float,
+        "seed": seed,
+    }
+    changes = {key: value for key, value in said.items() if value is not None}
+    chosen = parse({**base.model_dump(exclude_unset=True), **changes}, "command line")
+    if full:
+        chosen = lengthened(chosen) if seconds is None else chosen
+    if run(chosen, bundles or [], out=out, resume=resume, allow_unsigned=allow_unsigned):
         raise KeyboardInterrupt

@@ -40,8 +40,10 @@ def percent(estimate: Mapping[str, Any] | None) -> str:
 def table(report: Mapping[str, Any], bundle: str) -> Table:
     """Lay out the first table of a report for one bundle."""
     kind = "quick SingleStream" if report["quick"] else "SingleStream"
+    counts = sorted({row["threads"] for row in report["rows"] if row["threads"]})
+    threads = " and ".join(str(count) for count in counts) or report["plan"]["threads"]
     result = Table(
-        title=f"{bundle}: {kind}, batch 1, {report['plan']['threads']} threads",
+        title=f"{bundle}: {kind}, batch 1, {threads} threads",
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -51,16 +53,15 @@ def table(report: Mapping[str, Any], bundle: str) -> Table:
     result.add_column("status", no_wrap=True)
     for name in ("MB", "mAP % [95 % CI]", "p50 ms", "p90 ms", "img/s", "peak MB", "× float"):
         result.add_column(name, justify="right", no_wrap=True)
-    faster = {(r["bundle"], r["target"]): r["faster_than_float"] for r in report["ratios"]}
+    faster = {ratio["row"]: ratio["faster_than_float"] for ratio in report["ratios"]}
     for row in report["rows"]:
         if row["bundle"] != bundle:
             continue
         latency, accuracy, memory = row["latency"], row["accuracy"], row["memory"]
         timed = latency if accuracy is not None else None
-        ratio = faster.get((row["bundle"], row["target"])) if timed else None
-        name = row["backend"] if row["target"] == "float" else row["target"]
+        ratio = faster.get(row["id"]) if timed else None
         result.add_row(
-            f"{row['variant']} {name}",
+            row["id"].removeprefix(f"{bundle}/").replace("/", " "),
             f"[{STYLES[row['status']]}]{row['status']}[/]",
             megabytes(row["model_bytes"]),
             percent(accuracy["map"]) if accuracy else NONE,

@@ -59,7 +59,7 @@ def render(report: Mapping[str, Any]) -> str:
         report=report,
         sections=sections,
         several=len(sections) > 1,
-        faster={(r["bundle"], r["target"]): r["faster_than_float"] for r in report["ratios"]},
+        faster={ratio["row"]: ratio["faster_than_float"] for ratio in report["ratios"]},
         json_name=JSON_NAME,
         dash=NONE,
         columns=COLUMNS,
@@ -92,7 +92,7 @@ def _section(report: Mapping[str, Any], bundle: Mapping[str, Any]) -> dict[str, 
         "results": results,
         "best": best,
         "best_ratio": next(
-            (r["faster_than_float"] for r in ratios if best and r["target"] == best["target"]), None
+            (r["faster_than_float"] for r in ratios if best and r["row"] == best["id"]), None
         ),
         "plots": drawings,
         "labels": _label_rows(results),

@@ -82,6 +82,7 @@ class BenchmarkReport:
                 if ratio is not None:
                     found.append(
                         {
+                            "row": row.cell.id,
                             "bundle": subject.name,
                             "target": row.cell.target,
                             "backend": row.cell.backend,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,14 @@ class Subject:
         }
 
 
-def open_subject(path: Path, folder: Path, *, allow_unsigned: bool, with_float: bool) -> Subject:
+def open_subject(
+    path: Path,
+    folder: Path,
+    *,
+    allow_unsigned: bool,
+    with_float: bool,
+    targets: Sequence[str] = (),
+) -> Subject:
     """Verify a bundle, lay its models out for the child processes and list the cells.
 
     Args:
@@ -74,14 +81,19 @@ def open_subject(path: Path, folder: Path, *, allow_unsigned: bool, with_float: 
         folder: A scratch folder for the models.
         allow_unsigned: Measure an unsigned bundle.
         with_float: Measure the float twin too.
+        targets: Targets to measure; empty for all of the bundle.
 
     Raises:
         BundleError: See `read_bundle`.
+        CompatibilityError: The bundle has no artefact for a target.
     """
     bundle = read_bundle(path, allow_unsigned=allow_unsigned)
     name = path.name.removesuffix(BUNDLE_SUFFIX)
     folder.mkdir(parents=True)
-    cells = [_target_cell(bundle, name, target, folder) for target in bundle.manifest.artefacts]
+    chosen = targets or tuple(bundle.manifest.artefacts)
+    for target in chosen:
+        bundle.artefact(target)
+    cells = [_target_cell(bundle, name, target, folder) for target in chosen]
     notes: list[str] = []
     twin = path.with_name(f"{name}.float.onnx")
     has_twin = with_float and twin.is_file()

@@ -1,0 +1,158 @@
+"""Run a suite: one group of cells after the other, each kept as soon as it is whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_bench.evaluation_data import EvaluationData, find_table, prepare
+from qdr_bench.plan import Plan
+from qdr_bench.report import BenchmarkReport, now
+from qdr_bench.runner import OnStep, measure
+from qdr_bench.subject import Subject, check_names, open_subject
+from qdr_bench.suite.schema import Suite
+from qdr_bench.suite.store import keep, kept, key_of, merge
+from qdr_edge.errors import BenchmarkError
+from qdr_edge.files import sha256_file
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells measured in the same rounds."""
+
+    bundles: tuple[Path, ...]
+    plan: Plan
+
+
+def run_suite(
+    suite: Suite,
+    bundles: Sequence[Path],
+    out: Path,
+    *,
+    resume: bool,
+    allow_unsigned: bool,
+    on_step: OnStep,
+    on_group: Callable[[str], None],
+) -> dict[str, Any]:
+    """Measure every group and return the report as a JSON object.
+
+    Args:
+        suite: What to measure.
+        bundles: Bundles named by the user; the suite's own if empty.
+        out: Folder in which whole groups are kept.
+        resume: Take groups that were measured already from there.
+        allow_unsigned: Measure bundles without a signature.
+        on_step: Told of the progress within a group.
+        on_group: Told what is measured, or taken from before.
+
+    Raises:
+        BundleError: A bundle cannot be verified.
+        BenchmarkError: There is nothing to measure.
+        DatasetError: The evaluation data are wrong.
+        OutputError: A group cannot be kept.
+    """
+    groups = _groups(suite, list(bundles) or _found(suite), allow_unsigned)
+    documents = []
+    with tempfile.TemporaryDirectory(prefix="qdr-bench-") as scratch:
+        for number, group in enumerate(groups):
+            title = (
+                f"{', '.join(path.name for path in group.bundles)}, {group.plan.threads} threads"
+            )
+            opened = _open(suite, group, Path(scratch) / f"{number:02d}")
+            key = _key(suite, group, opened)
+            document = kept(out, key) if resume else None
+            on_group(f"{title}: {'taken from before' if document else 'measuring'}")
+            if document is None:
+                document = _measure(suite, group, opened, Path(scratch) / f"{number:02d}", on_step)
+                if not document["interrupted"]:
+                    keep(out, key, document)
+            documents.append(document)
+            if document["interrupted"]:
+                break
+    return merge(suite.name, documents)
+
+
+def _found(suite: Suite) -> list[Path]:
+    found = [
+        path
+        for pattern in suite.bundles
+        for path in (sorted(Path().glob(pattern)) if "*" in pattern else [Path(pattern)])
+    ]
+    if not found:
+        raise BenchmarkError(
+            "no bundle to measure",
+            where=f"suite {suite.name}",
+            expected="bundles on the command line, or paths and globs under `bundles`",
+            fix="name one: qdr-edge bench BUNDLE.qdr",
+        )
+    return found
+
+
+def _groups(suite: Suite, bundles: list[Path], allow_unsigned: bool) -> list[Group]:
+    check_names(bundles)
+    sets = [tuple(bundles)] if suite.together else [(bundle,) for bundle in bundles]
+    plans = [suite.plan(threads, allow_unsigned=allow_unsigned) for threads in suite.threads]
+    return [Group(some, plan) for some in sets for plan in plans]
+
+
+def _open(suite: Suite, group: Group, scratch: Path) -> list[Subject]:
+    return [
+        open_subject(
+            path,
+            scratch / f"{index:02d}",
+            allow_unsigned=group.plan.allow_unsigned,
+            with_float=suite.float_twins,
+            targets=suite.targets,
+        )
+        for index, path in enumerate(group.bundles)
+    ]
+
+
+def _key(suite: Suite, group: Group, opened: list[Subject]) -> str:
+    return key_of(
+        {
+            "bundles": [(subject.name, subject.bundle.sha256) for subject in opened],
+            "tables": [sha256_file(table) for table in _tables(suite, opened)],
+            "plan": asdict(group.plan),
+            "what": suite.model_dump(mode="json", include=_DECIDES),
+            "environment": environment(ProcTree()).to_dict(),
+        }
+    )
+
+
+def _tables(suite: Suite, opened: list[Subject]) -> list[Path]:
+    found = [suite.data or find_table(subject.path) for subject in opened]
+    return [table for table in found if table is not None and table.is_file()]
+
+
+_DECIDES = {"targets", "float_twins", "peers", "data", "split"}
+
+
+def _measure(
+    suite: Suite, group: Group, opened: list[Subject], scratch: Path, on_step: OnStep
+) -> dict[str, Any]:
+    data: dict[str, EvaluationData] = {}
+    for index, subject in enumerate(opened):
+        source = suite.data or find_table(subject.path)
+        if source is not None:
+            on_step(f"preprocessing images for {subject.name}", 0.0)
+            folder = scratch / f"{index:02d}"
+            data[subject.name] = prepare(subject.bundle, source, suite.split, folder)
+    tree = ProcTree()
+    before = machine_state(tree)
+    measured = measure(opened, data, group.plan, on_step)
+    return BenchmarkReport(
+        subjects=tuple(opened),
+        rows=measured.rows,
+        data=data,
+        plan=group.plan,
+        environment=environment(tree),
+        before=before,
+        after=machine_state(tree),
+        interrupted=measured.interrupted,
+        created=now(),
+    ).to_dict()
