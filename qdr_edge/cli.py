@@ -38,6 +38,7 @@ ORDER = (
     "run",
     "evaluate",
     "bench",
+    "compare",
     "engine",
     "doctor",
 )

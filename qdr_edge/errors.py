@@ -13,6 +13,7 @@
     ├── ExportError         12   a network cannot be exported
     │   └── ParityError     13   … or a target does not compute what was trained
     ├── BenchmarkError      14   a measurement could not be made
+    │   └── RegressionError 16   … or it was, and a figure is worse than it was
     └── OutputError         15   a result cannot be written, or would overwrite something
 
 The number is the exit code of the command line. 2 is a usage error, 130 an interrupt.
@@ -122,6 +123,12 @@ class BenchmarkError(QdrError):
     """A measurement could not be made."""
 
     exit_code = 14
+
+
+class RegressionError(BenchmarkError):
+    """A figure is worse than it was, by more than is allowed and beyond the noise."""
+
+    exit_code = 16
 
 
 class OutputError(QdrError):

@@ -45,6 +45,24 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         _discard(temporary)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file that other programs add to as well.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(text)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            expected="a file you may add to",
+            fix="name another one",
+        ) from error
+
+
 def write_once(path: Path, content: bytes, *, mode: int, what: str = "a file") -> None:
     """Write a file whole or not at all, never over an existing one.
 

@@ -39,6 +39,10 @@ class Worker:
         self._pool: list[NDArray[np.uint8]] = []
         self._expected: dict[int, bytes] = {}
 
+    def use(self, session: Session) -> None:
+        """Answer queries with an opened session."""
+        self._session = session
+
     def baseline(self, backend: str) -> dict[str, Any]:
         """Import a backend and nothing else; report the memory that takes."""
         importlib.import_module("numpy")
@@ -66,7 +70,7 @@ class Worker:
         start = time.perf_counter_ns()
         session = open_model(backend, content, threads=threads, options=options)
         open_ns = time.perf_counter_ns() - start
-        self._session = session
+        self.use(session)
         size = check_onnx(content, where=model).input_shape[2]
         image = np.zeros((1, 3, size, size), dtype=np.uint8)
         for _ in range(MEMORY_QUERIES):
