@@ -29,7 +29,8 @@ from rich.table import Table
 
 from qdr_bench.built import build, prepare, run_script
 from qdr_bench.child import Child
-from qdr_bench.environment import ProcTree, environment
+from qdr_bench.machine.environment import environment
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.scenarios.single_stream import run_round
 from qdr_bench.statistics import paired_ratio
 from qdr_edge.bundle import read_bundle
@@ -109,11 +110,13 @@ def benchmark_app(model: Path, threads: int) -> Callable[[float], float]:
 
     def mean(seconds: float) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            command = [program, "-m", str(model), "-d", "CPU", "-hint", "latency",
-                       "-nireq", "1", "-api", "sync", "-nthreads", str(threads),
-                       "-infer_precision", "f32", "-t", str(max(1, round(seconds))),
-                       "-report_type", "no_counters", "-json_stats",
-                       "-report_folder", folder]  # fmt: skip
+            # Its options refuse a thread count beside a hint; a configuration file may have both.
+            config = Path(folder, "config")
+            config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": threads}}))
+            command = [program, "-m", str(model), "-d", "CPU", "-hint", "latency", "-api", "sync",
+                       "-nireq", "1", "-infer_precision", "f32", "-load_config", str(config),
+                       "-t", str(max(1, round(seconds))), "-report_type", "no_counters",
+                       "-json_stats", "-report_folder", folder]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             found = list(Path(folder).glob("*.json"))
             if done.returncode or not found:
@@ -121,7 +124,7 @@ def benchmark_app(model: Path, threads: int) -> Callable[[float], float]:
                     "benchmark_app failed", where=(done.stderr or done.stdout)[-300:]
                 )
             results = json.loads(found[0].read_text())["execution_results"]
-            return float(results["latency_avg"]) * 1e6
+            return float(results["avg latency"]) * 1e6
 
     return mean
 

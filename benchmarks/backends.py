@@ -23,7 +23,8 @@ from rich.table import Table
 
 from qdr_bench.built import ROOT, build, prepare, run_script
 from qdr_bench.contest import BACKENDS, Claim, Contender, contenders, measure
-from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.tree import ProcTree
 from qdr_edge.files import atomic_write
 from qdr_edge.runtime.ir_check import pack_ir
 from qdr_export.proof.readback import read_back

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from qdr_bench.built import build, prepare
-from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import paired_ratio
 from qdr_edge.bundle import read_bundle
 from qdr_edge.errors import BenchmarkError, QdrError

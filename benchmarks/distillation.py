@@ -23,7 +23,8 @@ from rich.table import Table
 
 from qdr_bench import seeds as of_seeds
 from qdr_bench.built import ROOT, qdr_edge, run_script
-from qdr_bench.environment import ProcTree, environment
+from qdr_bench.machine.environment import environment
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.seeds import (
     PATIENTS,
     Trained,

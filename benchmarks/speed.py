@@ -29,7 +29,8 @@ from qdr_bench.contest import (
     measure,
     speed_claim,
 )
-from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import round_medians
 from qdr_edge.files import atomic_write
 

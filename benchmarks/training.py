@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import Ratio, paired_ratio
 from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write

@@ -58,6 +58,14 @@ def bench(
         list[str] | None,
         typer.Option(help="Target to measure; repeatable.", show_default="every one"),
     ] = None,
+    energy: Annotated[
+        bool | None,
+        typer.Option(
+            "--energy/--no-energy",
+            help="What an image costs, where a power sensor is there: a minute a row.",
+            show_default="off",
+        ),
+    ] = None,
     min_map: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="A row below this mAP is INVALID.", show_default=False),
@@ -98,6 +106,7 @@ def bench(
         "threads": threads,
         "targets": target,
         "min_map": min_map,
+        "energy": energy,
         "float_twins": with_float,
         "seed": seed,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qdr_bench.environment import ProcTree
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import Ratio, paired_ratio, round_medians
 from qdr_bench.subject import open_subject
 from qdr_edge.errors import BenchmarkError

@@ -23,6 +23,8 @@ class Plan:
         starts: Processes a cell is started in for ColdStart.
         soak_s: Length of a soak.
         soak_images_per_second: Pace of a soak.
+        energy: Measure what an image costs, where there is a sensor.
+        energy_loop_s: Length of each of five loops, and of the idle time before them.
         seed: Seed of everything drawn.
         allow_unsigned: Measure bundles without a signature.
         limits: Beyond which a measurement is INVALID.
@@ -37,6 +39,8 @@ class Plan:
     starts: int = 5
     soak_s: float = 30.0
     soak_images_per_second: float = 10.0
+    energy: bool = False
+    energy_loop_s: float = 10.0
     seed: int = 0
     allow_unsigned: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import qdr_edge
-from qdr_bench.environment import Environment, MachineState
 from qdr_bench.evaluation_data import EvaluationData
+from qdr_bench.machine.environment import Environment, MachineState
 from qdr_bench.measurement import Row
 from qdr_bench.plan import Plan
 from qdr_bench.statistics import paired_ratio, round_medians

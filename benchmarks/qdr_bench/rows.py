@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from qdr_bench.accuracy import assess
 from qdr_bench.child import Child
-from qdr_bench.environment import MachineState, changes
 from qdr_bench.evaluation_data import EvaluationData
+from qdr_bench.machine.environment import MachineState, changes
 from qdr_bench.measurement import Cell, Memory, Row, Stages, Status
 from qdr_bench.plan import Plan
 from qdr_bench.scenarios import Scenario
@@ -46,6 +46,7 @@ class Running:
     slices: list[Slice] = field(default_factory=list)
     foreign: list[tuple[float, float]] = field(default_factory=list)
     stages: Stages | None = None
+    energy: Mapping[str, Any] | None = None
     before: MachineState | None = None
     after: MachineState | None = None
 
@@ -122,6 +123,7 @@ def make_row(
         offline=Offline(cell.batch, tuple(running.passes)) if running.passes else None,
         cold_start=_cold_start(running.starts),
         soak=soak,
+        energy=running.energy,
         before=asdict(running.before) if running.before else None,
         after=asdict(running.after) if running.after else None,
     )

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from qdr_bench.child import Child
-from qdr_bench.environment import ProcTree, machine_state
 from qdr_bench.evaluation_data import EvaluationData
+from qdr_bench.machine.environment import machine_state
+from qdr_bench.machine.power import find_sensor, measure_energy
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.measurement import Row, Stages
 from qdr_bench.plan import Plan
 from qdr_bench.rows import Running, make_row
@@ -132,6 +134,8 @@ def _steps(plan: Plan) -> list[tuple[str, Callable[[Running], None]]]:
             ]
         if scenario is Scenario.SINGLE_STREAM in plan.scenarios:
             steps.append(("repeating one image with", partial(_repeat, plan=plan)))
+    if plan.energy:
+        steps.append(("reading power of", partial(_energy, plan=plan)))
     steps.append(("screening with", partial(_screen, plan=plan)))
     if Scenario.COLD_START in plan.scenarios:
         steps += [("starting", partial(_start, plan=plan)) for _ in range(plan.starts)]
@@ -223,6 +227,19 @@ def _round(running: Running, plan: Plan, **query: Any) -> Round:
 def _offline_pass(running: Running, plan: Plan, seed: int) -> None:
     del seed  # the whole pool, in its order
     running.passes.append(run_pass(_child(running), plan.seconds / plan.rounds))
+
+
+def _energy(running: Running, plan: Plan) -> None:
+    sensor = find_sensor(ProcTree())
+    if sensor is None:
+        return
+    child = _child(running)
+    running.energy = measure_energy(
+        sensor,
+        lambda seconds: run_pass(child, seconds).images,
+        idle_s=plan.energy_loop_s,
+        loop_s=plan.energy_loop_s,
+    ).to_dict()
 
 
 def _start(running: Running, plan: Plan) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qdr_bench.environment import ProcTree, environment, machine_state
+from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.tree import ProcTree
 
 
 def plant(root: Path, files: dict[str, str]) -> ProcTree:
@@ -31,6 +32,7 @@ def test_a_recorded_tree_is_read(tmp_path: Path) -> None:
             "sys/class/thermal/thermal_zone0/type": "CPU-therm\n",
             "sys/class/thermal/thermal_zone1/type": "GPU-therm\n",
             "sys/class/powercap/intel-rapl:0/energy_uj": "123\n",
+            "sys/class/powercap/intel-rapl:0/name": "package-0\n",
             "sys/fs/cgroup/cpu.max": "150000 100000\n",
             "etc/os-release": 'NAME="X"\nPRETTY_NAME="X OS 1"\n',
             ".dockerenv": "",
@@ -51,7 +53,7 @@ def test_a_recorded_tree_is_read(tmp_path: Path) -> None:
     assert found.virtual_machine
     assert found.container == "docker"
     assert found.system == "X OS 1"
-    assert found.power_sensor == "powercap intel-rapl:0"
+    assert found.power_sensor == "powercap intel-rapl:0 (package-0)"
 
 
 def test_an_empty_tree_gives_absent_values_not_zeros(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qdr_bench.environment import MachineState, changes
+from qdr_bench.machine.environment import MachineState, changes
 from qdr_bench.scenarios.multi_stream import MultiStream
 from qdr_bench.scenarios.single_stream import Latency
 from qdr_bench.scenarios.soak import Slice, Soak

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qdr_bench.environment import ProcTree, environment, machine_state
 from qdr_bench.evaluation_data import EvaluationData, find_table, prepare
+from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.tree import ProcTree
 from qdr_bench.plan import Plan
 from qdr_bench.report import BenchmarkReport, now
 from qdr_bench.runner import OnStep, measure

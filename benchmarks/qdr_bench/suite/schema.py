@@ -45,6 +45,7 @@ class Suite(BaseModel):
         starts: Processes a cell is started in for ColdStart.
         soak_seconds: Length of a soak.
         soak_images_per_second: Its pace.
+        energy: Measure what an image costs, where there is a sensor: a minute a cell.
         min_map: Smallest mAP of a VALID row, 0..1.
         seed: Seed of everything drawn.
     """
@@ -66,6 +67,7 @@ class Suite(BaseModel):
     starts: Annotated[int, Field(ge=1, le=1000)] = 5
     soak_seconds: _Seconds = 30.0
     soak_images_per_second: Annotated[float, Field(gt=0, le=1000)] = 10.0
+    energy: bool = False
     min_map: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -79,6 +81,7 @@ class Suite(BaseModel):
             starts=self.starts,
             soak_s=self.soak_seconds,
             soak_images_per_second=self.soak_images_per_second,
+            energy=self.energy,
             seed=self.seed,
             allow_unsigned=allow_unsigned,
             limits=replace(Limits(), duration_s=self.seconds, min_map=self.min_map),

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from qdr_bench.machine.jetson import read_board, read_power_mode, throttling
+from qdr_bench.machine.nvidia import gpus, throttle_reasons
+from qdr_bench.machine.power import find_sensor
+from qdr_bench.machine.tree import ProcTree
 from qdr_edge.target import host
 
 PACKAGES = ("qdr-edge", "numpy", "onnxruntime", "openvino", "tensorrt", "opencv-python-headless",
             "pillow", "torch", "scipy")  # fmt: skip
 
+_LOAD = re.compile(r"(\d+\.\d+) (\d+\.\d+) (\d+\.\d+) ")
+_KILOBYTES = re.compile(r"(\d{1,15}) kB")
 FREQUENCY_CHANGE = 0.10
 """Largest share by which the mean clock may differ between before and after."""
 
@@ -28,7 +35,10 @@ class MachineState:
         temperature_c: Of each thermal zone, by its type.
         available_memory_bytes: What could be given to processes.
         governor: Of the first core.
-        throttle_events: How often each core or package was slowed down for heat since boot.
+        throttle_events: How often cores and packages were slowed down for heat since boot, and a
+            Jetson for its supply.
+        throttled: What slows the machine down right now; None where nothing would say so.
+        power_mode: A Jetson's nvpmodel mode.
     """
 
     load_average: tuple[float, ...] | None
@@ -37,6 +47,8 @@ class MachineState:
     available_memory_bytes: int | None
     governor: str | None = None
     throttle_events: int | None = None
+    throttled: tuple[str, ...] | None = None
+    power_mode: str | None = None
 
     @property
     def hottest_c(self) -> float | None:
@@ -56,7 +68,10 @@ def changes(before: MachineState, after: MachineState) -> list[str]:
     if before.throttle_events is not None and after.throttle_events is not None:
         events = after.throttle_events - before.throttle_events
         if events > 0:
-            found.append(f"throttled for heat {events} times")
+            found.append(f"throttled {events} times")
+    found += [f"throttled: {reason}" for reason in after.throttled or ()]
+    if before.power_mode != after.power_mode:
+        found.append(f"power mode changed from {before.power_mode} to {after.power_mode}")
     if before.governor != after.governor:
         found.append(f"governor changed from {before.governor} to {after.governor}")
     return found
@@ -85,65 +100,45 @@ class Environment:
     packages: dict[str, str]
     git_commit: str | None
     power_sensor: str | None
+    nvidia: tuple[dict[str, Any], ...]
+    jetson_board: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return asdict(self)
 
 
-class ProcTree:
-    """Reads the nodes of /proc and /sys below a root that tests can point at a recorded tree."""
-
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._root = root
-
-    def text(self, path: str) -> str | None:
-        """Return a node's text, or None where it is missing or may not be read."""
-        try:
-            return (self._root / path.lstrip("/")).read_text(errors="replace").strip()
-        except OSError:
-            return None
-
-    def glob(self, pattern: str) -> list[Path]:
-        """Return the nodes of a pattern, sorted, as paths below the root."""
-        return sorted(self._root.glob(pattern.lstrip("/")))
-
-    def busy_cores_ticks(self) -> tuple[int, int] | None:
-        """Return (busy, total) CPU ticks since boot; a neighbour's stolen time is busy."""
-        stat = self.text("/proc/stat")
-        if not stat or not stat.startswith("cpu "):
-            return None
-        ticks = [int(value) for value in stat.splitlines()[0].split()[1:9]]
-        idle = ticks[3] + ticks[4]
-        return (sum(ticks) - idle, sum(ticks)) if sum(ticks) else None
-
-
 def machine_state(tree: ProcTree) -> MachineState:
     """Read what may change while measuring."""
-    load = tree.text("/proc/loadavg")
-    memory = _field(tree.text("/proc/meminfo"), "MemAvailable")
+    load = _LOAD.match(tree.text("/proc/loadavg") or "")
+    memory = _KILOBYTES.match(_field(tree.text("/proc/meminfo"), "MemAvailable") or "")
     frequencies = [
-        int(text) // 1000
+        value // 1000
         for path in tree.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-        if (text := _read(path)).isdigit()
+        if (value := tree.number(path)) is not None
     ]
     temperatures = {}
     for zone in tree.glob("/sys/class/thermal/thermal_zone*"):
-        value = _read(zone / "temp")
-        if value.lstrip("-").isdigit():
-            temperatures[_read(zone / "type") or zone.name] = int(value) / 1000
+        value = tree.number(f"{zone}/temp")
+        if value is not None:
+            temperatures[tree.text(f"{zone}/type") or zone.rsplit("/", 1)[1]] = value / 1000
     throttled = [
-        int(text)
+        events
         for path in tree.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
-        if (text := _read(path)).isdigit()
+        if (events := tree.number(path)) is not None
     ]
+    board_now, gpu_now = throttling(tree), throttle_reasons()
+    slowed = board_now.active if board_now else ()
+    throttled += [board_now.events] if board_now and board_now.events is not None else []
     return MachineState(
-        load_average=tuple(float(x) for x in load.split()[:3]) if load else None,
+        load_average=tuple(float(x) for x in load.groups()) if load else None,
         frequency_mhz=tuple(frequencies) or None,
         temperature_c=temperatures or None,
-        available_memory_bytes=int(memory.split()[0]) * 1024 if memory else None,
+        available_memory_bytes=int(memory.group(1)) * 1024 if memory else None,
         governor=tree.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         throttle_events=sum(throttled) if throttled else None,
+        throttled=None if board_now is None and gpu_now is None else (*slowed, *(gpu_now or ())),
+        power_mode=read_power_mode(tree),
     )
 
 
@@ -171,7 +166,9 @@ def environment(tree: ProcTree) -> Environment:
         python=platform.python_version(),
         packages=_packages(),
         git_commit=_git_commit(),
-        power_sensor=_power_sensor(tree),
+        power_sensor=sensor.name if (sensor := find_sensor(tree)) else None,
+        nvidia=tuple(asdict(gpu) for gpu in gpus()),
+        jetson_board=asdict(board) if (board := read_board(tree)) else None,
     )
 
 
@@ -181,13 +178,6 @@ def _turbo(tree: ProcTree) -> str | None:
         return "on" if boost == "1" else "off"
     no_turbo = tree.text("/sys/devices/system/cpu/intel_pstate/no_turbo")
     return {"0": "on", "1": "off"}.get(no_turbo or "")
-
-
-def _power_sensor(tree: ProcTree) -> str | None:
-    for path in tree.glob("/sys/class/powercap/*/energy_uj"):
-        if _read(path):
-            return f"powercap {path.parent.name}"
-    return None
 
 
 def _cpu_quota(text: str | None) -> float | None:
@@ -253,10 +243,3 @@ def _field(text: str | None, name: str) -> str | None:
 
 def _first_line(text: str | None) -> str | None:
     return text.splitlines()[0] if text else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
