@@ -52,18 +52,19 @@ class Pair:
     theirs: list[float] = field(default_factory=list)
 
 
-def harness(backend: str, model: Path, options: dict[str, str], threads: int) -> Child:
+def harness(backend: str, model: Path, options: dict[str, str], threads: int, size: int) -> Child:
     """A worker that has opened the model, as `qdr-edge bench` starts it."""
     child = Child(f"harness {backend}")
-    opened = child.call(
+    child.call(
         "open",
         model=str(model),
         sha256=sha256_file(model),
         backend=backend,
         threads=threads,
         options=options,
+        size=size,
     )
-    child.call("pool", tensors="", indices=[], random=8, size=opened["size"])
+    child.call("pool", tensors="", indices=[], random=8, size=size)
     return child
 
 
@@ -150,7 +151,13 @@ def main() -> int:
             artefact = bundle.artefact(target)
             model = Path(scratch, f"{target}.onnx")
             model.write_bytes(bundle.entries[artefact.entry])
-            child = harness(artefact.backend, model, dict(artefact.options), options.threads)
+            child = harness(
+                artefact.backend,
+                model,
+                dict(artefact.options),
+                options.threads,
+                bundle.manifest.input.size,
+            )
             theirs, pair = make(model, options.threads), Pair(artefact.backend, other)
             for number in range(options.rounds):
                 # Each is first in every other round.

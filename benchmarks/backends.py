@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,71 +22,14 @@ from qdr_bench.built import ROOT, build, prepare, run_script
 from qdr_bench.contest import BACKENDS, Claim, Contender, contenders, measure
 from qdr_bench.machine.environment import environment, machine_state
 from qdr_bench.machine.tree import ProcTree
+from qdr_bench.peers import nncf_ptq, ort_ptq
 from qdr_edge.files import atomic_write
-from qdr_edge.runtime.ir_check import pack_ir
 from qdr_export.proof.readback import read_back
 
 MOST = 1.05
 INT8_SHARE = 0.9
 CALIBRATION_IMAGES = 8
 OWN_TOOL = "own-tool"
-
-
-def ptq(twin: Path, out: Path, images: NDArray[np.uint8]) -> None:
-    """Quantize a float model with ONNX Runtime's tool.
-
-    Args:
-        twin: The float model; reads uint8 [1, 3, S, S].
-        out: Where to write the quantized one.
-        images: uint8 [N, 3, S, S] to calibrate on.
-    """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            import onnx
-
-            name = onnx.load(twin).graph.input[0].name
-            self.rows: Iterator[dict[str, NDArray[np.uint8]]] = iter(
-                [{name: images[i : i + 1]} for i in range(len(images))]
-            )
-
-        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            return next(self.rows, None)
-
-    quantize_static(
-        twin,
-        out,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=False,
-    )
-
-
-def nncf_ptq(twin: Path, out: Path, images: NDArray[np.uint8]) -> bool:
-    """Quantize a float model with NNCF and save it as IR; False where NNCF is not installed."""
-    try:
-        import nncf
-    except ImportError:
-        return False
-    import openvino
-
-    rows = [images[i : i + 1] for i in range(len(images))]
-    quantized = nncf.quantize(openvino.Core().read_model(twin), nncf.Dataset(rows))
-    xml, weights = out.with_suffix(".xml"), out.with_suffix(".bin")
-    openvino.serialize(quantized, str(xml), str(weights))
-    # What NNCF notes about itself is no part of the network, and the check of IR knows none of it.
-    plain = re.sub(rb"<rt_info>.*?</rt_info>|<rt_info ?/>", b"", xml.read_bytes(), flags=re.DOTALL)
-    out.write_bytes(pack_ir(plain, weights.read_bytes()))
-    return True
 
 
 def rivals(entries: list[Contender], folder: Path) -> list[Contender]:
@@ -99,9 +39,10 @@ def rivals(entries: list[Contender], folder: Path) -> list[Contender]:
     shape = (CALIBRATION_IMAGES, 3, twin.size_px, twin.size_px)
     images = random.integers(0, 256, shape, dtype=np.uint8)
     ort, ir = folder / "ptq.onnx", folder / "nncf.ir"
-    ptq(twin.file, ort, images)
+    ort_ptq.quantize(twin.file, ort, images)
     found = [replace(twin, variant=OWN_TOOL, backend="onnxruntime", file=ort, options={})]
-    if nncf_ptq(twin.file, ir, images):
+    if nncf_ptq.is_installed():
+        nncf_ptq.quantize(twin.file, ir, images)
         found.append(replace(twin, variant=OWN_TOOL, backend="openvino", file=ir, options={}))
     return found
 

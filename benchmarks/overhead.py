@@ -96,6 +96,7 @@ def model_memory_mb(path: Path) -> float:
         backend="onnxruntime",
         threads=1,
         options={},
+        size=32,
     )
     child.close()
     return float(opened["peak_rss_bytes"] - baseline) / 1e6

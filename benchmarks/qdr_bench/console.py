@@ -81,6 +81,14 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         console = Console(file=console.file, width=TABLE_WIDTH)
     for bundle in report["bundles"]:
         console.print(table(report, bundle["name"]))
+    for entry in report["against_peers"]:
+        times = entry["times"]
+        console.print(
+            f"{entry['ours']} is {times['value']:.2f} × as fast as {entry['row']} "
+            f"[{times['low']:.2f}, {times['high']:.2f}]",
+            markup=False,
+            highlight=False,
+        )
     for row in report["rows"]:
         if row["reasons"]:
             text = f"{row['id']}: {row['status']}: {'; '.join(row['reasons'])}"

@@ -91,6 +91,29 @@ class BenchmarkReport:
                     )
         return found
 
+    def against_peers(self) -> list[dict[str, Any]]:
+        """How many times faster the artefact is than each peer: that of the same runtime, or else
+        the fastest one."""
+        found = []
+        for subject in self.subjects:
+            rows = [row for row in self.rows_of(subject) if row.latency is not None]
+            ours = [row for row in rows if row.cell.target not in ("float", "peer")]
+            for peer in (row for row in rows if row.cell.target == "peer"):
+                same = [row for row in ours if row.cell.backend == peer.cell.backend] or ours
+                mine = min(same, key=_mean_ms, default=None)
+                if mine is None or mine.latency is None or peer.latency is None:
+                    continue
+                ratio = paired_ratio(
+                    round_medians(peer.latency.rounds),
+                    round_medians(mine.latency.rounds),
+                    seed=self.plan.seed,
+                )
+                if ratio is not None:
+                    found.append(
+                        {"row": peer.cell.id, "ours": mine.cell.id, "times": ratio.to_dict()}
+                    )
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {
@@ -115,8 +138,13 @@ class BenchmarkReport:
                 for subject in self.subjects
             ],
             "ratios": self.ratios(),
+            "against_peers": self.against_peers(),
             "rows": [row.to_dict() for row in self.rows],
         }
+
+
+def _mean_ms(row: Row) -> float:
+    return row.latency.mean_ms if row.latency else float("inf")
 
 
 def now() -> str:

@@ -163,6 +163,7 @@ def _open(running: Running, plan: Plan) -> None:
         backend=cell.backend,
         threads=plan.threads,
         options=dict(cell.options),
+        size=running.subject.bundle.manifest.input.size,
     )
 
 

@@ -50,14 +50,19 @@ class Worker:
         return {"peak_rss_bytes": peak_rss_bytes()}
 
     def open(
-        self, model: str, sha256: str, backend: str, threads: int, options: dict[str, str]
+        self,
+        model: str,
+        sha256: str,
+        backend: str,
+        threads: int,
+        options: dict[str, str],
+        size: int,
     ) -> dict[str, Any]:
         """Open a model file and run it a few times; report time to open and peak memory."""
         import numpy as np
 
+        from qdr_bench.peers.forms import open_form
         from qdr_edge.files import sha256_bytes
-        from qdr_edge.runtime import open_model
-        from qdr_edge.runtime.onnx_check import check_onnx
 
         content = Path(model).read_bytes()
         if sha256_bytes(content) != sha256:
@@ -68,10 +73,9 @@ class Worker:
                 fix="start again when nothing writes to it",
             )
         start = time.perf_counter_ns()
-        session = open_model(backend, content, threads=threads, options=options)
+        session = open_form(backend, content, threads=threads, options=options)
         open_ns = time.perf_counter_ns() - start
         self.use(session)
-        size = check_onnx(content, where=model).input_shape[2]
         image = np.zeros((1, 3, size, size), dtype=np.uint8)
         for _ in range(MEMORY_QUERIES):
             labels = int(session.infer(image).shape[1])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from qdr_bench.evaluation_data import EvaluationData, find_table, prepare
 from qdr_bench.machine.environment import environment, machine_state
@@ -19,6 +21,8 @@ from qdr_bench.suite.schema import Suite
 from qdr_bench.suite.store import keep, kept, key_of, merge
 from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import sha256_file
+
+CALIBRATION_SPLIT = "val"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def run_suite(
             title = (
                 f"{', '.join(path.name for path in group.bundles)}, {group.plan.threads} threads"
             )
-            opened = _open(suite, group, Path(scratch) / f"{number:02d}")
+            opened = _open(suite, group, Path(scratch) / f"{number:02d}", on_step)
             key = _key(suite, group, opened)
             document = kept(out, key) if resume else None
             on_group(f"{title}: {'taken from before' if document else 'measuring'}")
@@ -100,8 +104,8 @@ def _groups(suite: Suite, bundles: list[Path], allow_unsigned: bool) -> list[Gro
     return [Group(some, plan) for some in sets for plan in plans]
 
 
-def _open(suite: Suite, group: Group, scratch: Path) -> list[Subject]:
-    return [
+def _open(suite: Suite, group: Group, scratch: Path, on_step: OnStep) -> list[Subject]:
+    opened = [
         open_subject(
             path,
             scratch / f"{index:02d}",
@@ -111,6 +115,37 @@ def _open(suite: Suite, group: Group, scratch: Path) -> list[Subject]:
         )
         for index, path in enumerate(group.bundles)
     ]
+    if not suite.peers:
+        return opened
+    return [
+        _with_peers(suite, subject, scratch / f"{index:02d}", on_step)
+        for index, subject in enumerate(opened)
+    ]
+
+
+def _with_peers(suite: Suite, subject: Subject, scratch: Path, on_step: OnStep) -> Subject:
+    """The subject with a cell for each peer, calibrated on validation images of the same run."""
+    from qdr_bench.peers.build import CALIBRATION_IMAGES, build_peer
+
+    twins = [cell.model for cell in subject.cells if cell.target == "float" and not cell.failed]
+    source, folder = suite.data or find_table(subject.path), scratch / "peers"
+    folder.mkdir()
+    notes, size = list(subject.notes), subject.bundle.manifest.input.size
+    if source is not None:
+        on_step(f"preparing peers of {subject.name}", 0.0)
+        found = prepare(subject.bundle, source, CALIBRATION_SPLIT, folder)
+        images = np.array(np.load(found.tensors, mmap_mode="r")[:CALIBRATION_IMAGES])
+        notes.append(f"peers were calibrated on {len(images)} validation images")
+    else:
+        shape = (CALIBRATION_IMAGES, 3, size, size)
+        images = np.random.default_rng(suite.seed).integers(0, 256, shape, dtype=np.uint8)
+        notes.append("peers were calibrated on noise: their accuracy says nothing")
+    cells = []
+    for name in suite.peers:
+        on_step(f"making {name} for {subject.name}", 0.0)
+        twin = twins[0] if twins else None
+        cells.append(build_peer(name, subject.name, twin, images, folder))
+    return replace(subject, cells=(*subject.cells, *cells), notes=tuple(notes))
 
 
 def _key(suite: Suite, group: Group, opened: list[Subject]) -> str:

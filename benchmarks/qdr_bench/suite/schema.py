@@ -20,7 +20,11 @@ from qdr_edge.target import available_cores
 
 FULL_SECONDS = 600.0
 FULL_SOAK_S = 600.0
-SHIPPED = Path(__file__).resolve().parents[2] / "suites"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Beside the package in the repository, inside it in a wheel.
+SHIPPED = next(
+    (f for f in (_PACKAGE / "suites", _PACKAGE.parent / "suites") if f.is_dir()), _PACKAGE
+)
 
 _Threads = Annotated[int, Field(ge=0, le=1024)]
 _Seconds = Annotated[float, Field(ge=0.1, le=86_400)]

@@ -56,17 +56,23 @@ def merge(suite: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     bundles: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
+    peers: list[dict[str, Any]] = []
     for document in documents:
         count = document["plan"]["threads"]
         mark = f"@{count}" if len(threads) > 1 else ""
         bundles |= {bundle["name"]: bundle for bundle in document["bundles"]}
         rows += [{**row, "id": row["id"] + mark} for row in document["rows"]]
+        peers += [
+            {**entry, "row": entry["row"] + mark, "ours": entry["ours"] + mark}
+            for entry in document["against_peers"]
+        ]
         ratios += [{**ratio, "row": ratio["row"] + mark} for ratio in document["ratios"]]
     merged |= {
         "suite": suite,
         "bundles": list(bundles.values()),
         "rows": rows,
         "ratios": ratios,
+        "against_peers": peers,
         "interrupted": any(document["interrupted"] for document in documents),
         "synthetic": any(document["synthetic"] for document in documents),
         "quick": any(document["quick"] for document in documents),
