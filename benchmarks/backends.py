@@ -40,10 +40,14 @@ def rivals(entries: list[Contender], folder: Path) -> list[Contender]:
     images = random.integers(0, 256, shape, dtype=np.uint8)
     ort, ir = folder / "ptq.onnx", folder / "nncf.ir"
     ort_ptq.quantize(twin.file, ort, images)
-    found = [replace(twin, variant=OWN_TOOL, backend="onnxruntime", file=ort, options={})]
+    found = [
+        replace(twin, variant=OWN_TOOL, backend="onnxruntime", file=ort, options=ort_ptq.OPTIONS)
+    ]
     if nncf_ptq.is_installed():
         nncf_ptq.quantize(twin.file, ir, images)
-        found.append(replace(twin, variant=OWN_TOOL, backend="openvino", file=ir, options={}))
+        found.append(
+            replace(twin, variant=OWN_TOOL, backend="openvino", file=ir, options=nncf_ptq.OPTIONS)
+        )
     return found
 
 

@@ -54,8 +54,8 @@ def _cuda(dtype: str, graph: str) -> Peer:
 
 
 PEERS: Mapping[str, Peer] = {
-    "ort-ptq": Peer("ORT PTQ U8S8", "onnxruntime", "int8", make=ort_ptq.quantize),
-    "nncf-ptq": Peer("NNCF PTQ", "openvino", "int8", make=nncf_ptq.quantize),
+    "ort-ptq": Peer("ORT PTQ U8S8", "onnxruntime", "int8", ort_ptq.OPTIONS, ort_ptq.quantize),
+    "nncf-ptq": Peer("NNCF PTQ", "openvino", "int8", nncf_ptq.OPTIONS, nncf_ptq.quantize),
     "torch-eager": _torch("eager", "torch eager"),
     "torch-channels-last": _torch("channels_last", "torch channels_last"),
     "torch-compile": _torch("compile", "torch compile"),

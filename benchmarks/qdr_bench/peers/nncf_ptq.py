@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from qdr_edge.runtime.ir_check import pack_ir
 
 INSTALL = "pip install nncf"
+# As OpenVINO opens it for anybody: int8 kernels, also where their sums may saturate.
+OPTIONS = {"LP_TRANSFORMS_MODE": "YES"}
 
 
 def is_installed() -> bool:

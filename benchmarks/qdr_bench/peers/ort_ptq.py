@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+# As ONNX Runtime opens it for anybody: fast kernels, also where their sums may saturate.
+OPTIONS = {"session.x64quantprecision": "0"}
+
 
 def quantize(twin: Path, out: Path, images: NDArray[np.uint8]) -> None:
     """Quantize a float model.

@@ -125,10 +125,11 @@ class TwinNetwork(nn.Module):
             tuple(pads[:2]),
             tuple(settings.get("dilations", (1, 1))),
             groups,
+            bias=len(node.input) > 2,
         )
         layer.weight.data = torch.from_numpy(weight)
-        assert layer.bias is not None, "a convolution of torch has one unless it is told not to"
-        layer.bias.data = torch.from_numpy(self.constants[node.input[2]])
+        if layer.bias is not None:
+            layer.bias.data = torch.from_numpy(self.constants[node.input[2]])
         return layer
 
     def _linear(self, node: NodeProto, settings: dict[str, Any]) -> nn.Linear:

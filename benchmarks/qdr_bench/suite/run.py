@@ -61,23 +61,30 @@ def run_suite(
         OutputError: A group cannot be kept.
     """
     groups = _groups(suite, list(bundles) or _found(suite), allow_unsigned)
-    documents = []
+    documents: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="qdr-bench-") as scratch:
         for number, group in enumerate(groups):
             title = (
                 f"{', '.join(path.name for path in group.bundles)}, {group.plan.threads} threads"
             )
-            opened = _open(suite, group, Path(scratch) / f"{number:02d}", on_step)
-            key = _key(suite, group, opened)
-            document = kept(out, key) if resume else None
-            on_group(f"{title}: {'taken from before' if document else 'measuring'}")
-            if document is None:
-                document = _measure(suite, group, opened, Path(scratch) / f"{number:02d}", on_step)
-                if not document["interrupted"]:
-                    keep(out, key, document)
+            folder = Path(scratch) / f"{number:02d}"
+            try:
+                opened = _open(suite, group, folder, on_step)
+                key = _key(suite, group, opened)
+                document = kept(out, key) if resume else None
+                on_group(f"{title}: {'taken from before' if document else 'measuring'}")
+                if document is None:
+                    document = _measure(suite, group, opened, folder, on_step)
+            except KeyboardInterrupt:
+                if not documents:
+                    raise
+                # Nothing of this group yet; the ones before it are worth a report.
+                documents[-1] = {**documents[-1], "interrupted": True}
+                break
             documents.append(document)
             if document["interrupted"]:
                 break
+            keep(out, key, document)
     return merge(suite.name, documents)
 
 
