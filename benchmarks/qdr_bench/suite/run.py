@@ -85,7 +85,7 @@ def run_suite(
             if document["interrupted"]:
                 break
             keep(out, key, document)
-    return merge(suite.name, documents)
+    return merge(suite.name, documents, several_counts=len(suite.threads) > 1)
 
 
 def _found(suite: Suite) -> list[Path]:

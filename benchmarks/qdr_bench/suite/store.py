@@ -42,16 +42,18 @@ def kept(folder: Path, key: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and "rows" in document else None
 
 
-def merge(suite: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge(
+    suite: str, documents: Sequence[Mapping[str, Any]], *, several_counts: bool
+) -> dict[str, Any]:
     """One report out of the groups' reports.
 
-    Rows keep their order. Where groups have different thread counts, a row's id says its own.
+    Rows keep their order.
 
     Args:
         suite: Name of the suite.
         documents: Of the groups, in order; at least one.
+        several_counts: Whether the suite has several thread counts: then a row's id says its own.
     """
-    threads = {document["plan"]["threads"] for document in documents}
     merged = dict(documents[0])
     bundles: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
@@ -59,7 +61,7 @@ def merge(suite: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     peers: list[dict[str, Any]] = []
     for document in documents:
         count = document["plan"]["threads"]
-        mark = f"@{count}" if len(threads) > 1 else ""
+        mark = f"@{count}" if several_counts else ""
         bundles |= {bundle["name"]: bundle for bundle in document["bundles"]}
         rows += [{**row, "id": row["id"] + mark} for row in document["rows"]]
         peers += [
