@@ -20,7 +20,7 @@ from rich.table import Table
 from qdr_bench.built import run_script
 from qdr_bench.compare.judge import Change, Word, compare
 from qdr_bench.compare.outputs import figures
-from qdr_bench.compare.reading import read_report
+from qdr_bench.compare.reading import open_report
 
 MOST_SHARE = 0.05
 TIMED = ("p50", "p90")
@@ -44,7 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qdr-a-a-") as scratch:
         reports = [
-            read_report(
+            open_report(
                 measure(options.bundle, Path(scratch, str(n)), options.seconds, options.target)
             )
             for n in range(options.comparisons + 1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdr_bench.curves import curves
 from qdr_edge.decision import (
     DecisionRule,
     label_decisions,
@@ -38,15 +39,17 @@ def assess(
         twin: Logits of the float twin on the same runtime, if it ran.
 
     Returns:
-        A JSON object: `Evaluation.to_dict()`, `ece`, and `against_float` with label flips and the
-        paired mAP difference.
+        A JSON object: `Evaluation.to_dict()`, `ece`, `curves`, and `against_float` with label
+        flips and the paired mAP difference.
     """
     labels = truth.rule.labels
     scores = label_scores(logits, labels)
     called = label_decisions(logits, truth.rule)
     evaluation = evaluate(scores, truth.targets, labels, groups=truth.patients, decisions=called)
     result = evaluation.to_dict()
-    result["ece"] = ece(label_probabilities(logits, truth.rule), truth.targets)
+    probabilities = label_probabilities(logits, truth.rule)
+    result["ece"] = ece(probabilities, truth.targets)
+    result["curves"] = curves(scores, probabilities, truth.targets, called, labels)
     result["against_float"] = None
     if twin is not None:
         flips = (called != label_decisions(twin, truth.rule)).sum(axis=0)

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qdr_bench import console as terminal
-from qdr_bench.page import render
 from qdr_bench.report import HTML_NAME, JSON_NAME
+from qdr_bench.report_page import console as terminal
+from qdr_bench.report_page.page import render
 from qdr_bench.suite.run import run_suite
 from qdr_bench.suite.schema import Suite
 from qdr_edge.files import atomic_write, make_folder

@@ -235,7 +235,7 @@ def test_the_page_is_whole_and_fetches_nothing(
     assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(page.ids)
     assert "Synthetic data" in html
     assert "not a medical device" in html
-    assert html.count("<svg") == 5  # the mark and four plots
+    assert html.count("<svg") == 9  # the mark and eight plots
     assert "&lt;b&gt;a.png" in html
     assert "<b>a.png" not in html
     assert ">None<" not in html
@@ -246,7 +246,7 @@ def test_the_terminal_says_what_must_be_known(
     measured: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     text = measured[1].stdout
-    assert "quick SingleStream, batch 1, 1 threads" in text
+    assert "quick SingleStream, 1 threads" in text
     assert "20 images of 10 patients" in text
     assert "chance mAP" in text
     assert "Synthetic data" in text
@@ -267,7 +267,7 @@ def test_without_data_no_latency_is_printed(run_folder: Path, tmp_path: Path) ->
     assert "no accuracy: no data" in row["reasons"]
     assert row["latency"]["queries"] >= 64
     line = next(x for x in done.stdout.splitlines() if x.strip().startswith("int8 ort-x86"))
-    assert line.split()[3:7] == ["0.00", "–", "–", "–"]
+    assert line.split()[2:6] == ["0.00", "–", "–", "–"]
 
 
 def test_a_stranger_beside_the_bundle_is_not_taken_for_its_twin(
@@ -367,7 +367,11 @@ def test_ctrl_c_ends_every_process_and_writes_the_report(run_folder: Path, tmp_p
     assert load(tmp_path)["interrupted"]
     assert "<strong>Interrupted</strong>" in (tmp_path / "report.html").read_text()
     assert len(workers) == 2
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    # One that was just being started ends by itself when its input does.
+    deadline = time.monotonic() + 20
+    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def children(pid: int) -> list[int]:
@@ -396,7 +400,8 @@ def test_a_worker_explains_its_errors_and_goes_on(tmp_path: Path) -> None:
     child = Child("worker")
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"this is no model")
-    request = {"backend": "onnxruntime", "threads": 1, "options": {}, "model": str(broken)}
+    request = {"backend": "onnxruntime", "threads": 1, "options": {}, "size": 32}
+    request["model"] = str(broken)
     try:
         with pytest.raises(BenchmarkError, match="changed while it was being measured"):
             child.call("open", sha256="0" * 64, **request)

@@ -99,7 +99,7 @@ def test_what_changes_about_a_machine() -> None:
     assert changes(state, replace(state, frequency_mhz=(1000, 2000))) == [
         "clock changed from 2500 to 1500 MHz"
     ]
-    assert changes(state, replace(state, throttle_events=7)) == ["throttled for heat 3 times"]
+    assert changes(state, replace(state, throttle_events=7)) == ["throttled 3 times"]
     assert changes(state, replace(state, governor="powersave")) == [
         "governor changed from performance to powersave"
     ]

@@ -45,6 +45,8 @@ def document(*, ms: float = 10.0, noise: float = 0.002, seed: int = 0) -> dict[s
         "format": "qdr-benchmark",
         "schema_version": 2,
         "environment": json.loads(json.dumps(ENVIRONMENT)),
+        "bundles": [],
+        "ratios": [],
         "rows": [row],
     }
 
@@ -170,7 +172,7 @@ def _renamed(content: dict[str, Any]) -> None:
     ("edit", "said"),
     [
         (_other_cpu, "unlike machines: cpu: a → b"),
-        (_later, "schema version 99 is newer"),
+        (_later, "schema version 99; expected 1 to 2"),
         (_renamed, "no row is in both reports"),
     ],
 )
@@ -188,7 +190,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, edit: Edit, said: st
 def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     _, _, problem = run(tmp_path, document(), text)
     assert isinstance(problem, BenchmarkError)
-    assert "not a benchmark report" in str(problem)
+    assert "expected a report.json of `qdr-edge bench`" in str(problem)
 
 
 def test_unlike_machines_are_compared_by_force(tmp_path: Path) -> None:

@@ -55,12 +55,12 @@ def compare(
     from rich.table import Table
 
     from qdr_bench.compare import judge, outputs
-    from qdr_bench.compare.reading import differences, read_report
+    from qdr_bench.compare.reading import differences, open_report
     from qdr_edge.errors import BenchmarkError, RegressionError
     from qdr_edge.files import append_text, atomic_write
 
     most, width = _share(fail_on), _share(band)
-    old, new = read_report(before), read_report(after)
+    old, new = open_report(before), open_report(after)
     around = differences(old, new)
     if around.machine and not force:
         raise BenchmarkError(

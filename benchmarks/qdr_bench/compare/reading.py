@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdr_bench.report import FORMAT, SCHEMA_VERSION
-from qdr_edge.errors import BenchmarkError
-from qdr_edge.files import read_input
+from qdr_bench.report_page.document import read_report
 
 MACHINE = ("cpu", "architecture", "isa", "cores", "cpu_quota", "governor", "turbo", "gpu", "jetson",
            "virtual_machine", "container")  # fmt: skip
@@ -39,34 +36,14 @@ class Differences:
     software: tuple[str, ...]
 
 
-def read_report(file: Path) -> Report:
+def open_report(file: Path) -> Report:
     """Read a report.json.
 
     Raises:
         BenchmarkError: It is no report, or one of a later release.
     """
-    content = read_input(file, BenchmarkError, expected="a report.json of `qdr-edge bench`")
-    try:
-        document = json.loads(content)
-        if document["format"] != FORMAT:
-            raise ValueError(f"format is {document['format']!r}")
-        version = document["schema_version"]
-        rows = {row["id"]: row for row in document["rows"]}
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise BenchmarkError(
-            f"not a benchmark report: {error}",
-            where=str(file),
-            expected="a report.json of `qdr-edge bench`",
-            fix="name the file in the folder that --out named",
-        ) from error
-    if version > SCHEMA_VERSION:
-        raise BenchmarkError(
-            f"schema version {version} is newer than this release",
-            where=str(file),
-            expected=f"at most {SCHEMA_VERSION}",
-            fix="update qdr-edge",
-        )
-    return Report(file, document, rows)
+    document = read_report(file)
+    return Report(file, document, {row["id"]: row for row in document["rows"]})
 
 
 def differences(before: Report, after: Report) -> Differences:
