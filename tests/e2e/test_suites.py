@@ -232,6 +232,7 @@ def test_peers_stand_beside_ours(run_folder: Path, tmp_path: Path) -> None:
         assert "no NVIDIA GPU" in rows["CUDA fp16"]["reasons"][0]
     against = {entry["row"].split("/")[1] for entry in report["against_peers"]}
     assert {"ORT PTQ U8S8", "torch eager"} <= against
+    assert "Beside what else there is" in (tmp_path / "out" / "report.html").read_text()
     assert "calibrated on 4 validation images" in " ".join(said.split())
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from qdr_bench.report import JSON_NAME, headline
-from qdr_bench.report_page import accuracy_cards, machine_cards, scenario_cards
+from qdr_bench.report_page import accuracy_cards, machine_cards, peer_cards, scenario_cards
 from qdr_bench.report_page.cards import Section, Tile, plots
 from qdr_bench.report_page.console import scenario_names, thread_counts
 from qdr_bench.report_page.document import check, named_rows, of_bundle, results
@@ -184,6 +184,7 @@ def _bundle_section(
             "Medians through the device's own code.",
             speed.stage_bars(rows, f"{prefix}s"),
         ),
+        *peer_cards.peers_card(report.get("against_peers") or [], rows),
         *accuracy_cards.against_chance([row for row in rows if row.get("accuracy")]),
         *accuracy_cards.by_label([row for row in rows if row.get("accuracy")], names),
         *accuracy_cards.curve_cards(
