@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from qdr_bench import statistics
@@ -61,9 +62,14 @@ class Soak:
 
     @property
     def settled_rss_bytes(self) -> tuple[int, int]:
-        """Resident memory after the first tenth, when pools are filled, and at the end."""
-        first = self.slices[len(self.slices) // 10].rss_bytes
-        return first, self.slices[-1].rss_bytes
+        """Resident memory in the second tenth, when pools are filled, and in the last tenth.
+
+        Medians: what comes and goes from slice to slice is no trend.
+        """
+        tenth = max(1, len(self.slices) // 10)
+        parts = self.slices[tenth : 2 * tenth] or self.slices, self.slices[-tenth:]
+        first, last = (int(median(part.rss_bytes for part in some)) for some in parts)
+        return first, last
 
     @property
     def rss_drift(self) -> float:
