@@ -110,4 +110,4 @@ def test_our_estimate_is_loadgens_on_thousands_of_lists(tmp_path: Path) -> None:
     for run in lists(3000, seed=2):
         estimates += compare(tmp_path / str(run[-1]), *run)
         shutil.rmtree(tmp_path / str(run[-1]))
-    assert estimates > 3000
+    assert estimates > 2500  # lists of fewer than 64 queries carry none
