@@ -17,7 +17,7 @@ def bench(
     suite: Annotated[
         str,
         typer.Option(
-            help="What to measure: a YAML file, or one that ships (quick, full, soak, peers, cuda).",
+            help="A YAML file, or one that ships: quick, full, soak, peers, cuda.",
             show_default=False,
         ),
     ] = "",
