@@ -24,12 +24,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qdr_bench.built import build, prepare
+from qdr_bench.built import build, prepare, run_script
 from qdr_bench.machine.environment import environment, machine_state
 from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import paired_ratio
 from qdr_edge.bundle import read_bundle
-from qdr_edge.errors import BenchmarkError, QdrError
+from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import atomic_write
 
 RECIPES = ("student-latency", "resnet50-latency")
@@ -238,13 +238,7 @@ def child(way: str, bundle: str, model: str, threads: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        if sys.argv[1:2] == ["--child"]:
-            child(*sys.argv[2:])
-            sys.exit(0)
-        sys.exit(main())
-    except QdrError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(problem.exit_code)
-    except subprocess.CalledProcessError as problem:
-        sys.exit(problem.returncode)  # the command has said why
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:])
+    else:
+        run_script(main)

@@ -112,7 +112,5 @@ def bench(
     }
     changes = {key: value for key, value in said.items() if value is not None}
     chosen = parse({**base.model_dump(exclude_unset=True), **changes}, "command line")
-    if full:
-        chosen = lengthened(chosen) if seconds is None else chosen
     if run(chosen, bundles or [], out=out, resume=resume, allow_unsigned=allow_unsigned):
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from qdr_bench.evaluation_data import EvaluationData
 from qdr_bench.machine.environment import Environment, MachineState
 from qdr_bench.measurement import Row
 from qdr_bench.plan import Plan
-from qdr_bench.statistics import paired_ratio, round_medians
+from qdr_bench.statistics import Ratio, paired_ratio, round_medians
 from qdr_bench.subject import Subject
 
 FORMAT = "qdr-benchmark"
@@ -72,13 +72,7 @@ class BenchmarkReport:
                 twin = twins.get(row.cell.backend)
                 if row.cell.target == "float" or twin is None:
                     continue
-                if row.latency is None or twin.latency is None:
-                    continue
-                ratio = paired_ratio(
-                    round_medians(twin.latency.rounds),
-                    round_medians(row.latency.rounds),
-                    seed=self.plan.seed,
-                )
+                ratio = self._times_faster(row, twin)
                 if ratio is not None:
                     found.append(
                         {
@@ -101,18 +95,22 @@ class BenchmarkReport:
             for peer in (row for row in rows if row.cell.target == "peer"):
                 same = [row for row in ours if row.cell.backend == peer.cell.backend] or ours
                 mine = min(same, key=_mean_ms, default=None)
-                if mine is None or mine.latency is None or peer.latency is None:
-                    continue
-                ratio = paired_ratio(
-                    round_medians(peer.latency.rounds),
-                    round_medians(mine.latency.rounds),
-                    seed=self.plan.seed,
-                )
-                if ratio is not None:
+                ratio = self._times_faster(mine, peer) if mine is not None else None
+                if mine is not None and ratio is not None:
                     found.append(
                         {"row": peer.cell.id, "ours": mine.cell.id, "times": ratio.to_dict()}
                     )
         return found
+
+    def _times_faster(self, fast: Row, slow: Row) -> Ratio | None:
+        """How many times faster one row is than another; None if they have no common rounds."""
+        if fast.latency is None or slow.latency is None:
+            return None
+        return paired_ratio(
+            round_medians(slow.latency.rounds),
+            round_medians(fast.latency.rounds),
+            seed=self.plan.seed,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -157,7 +155,10 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     results = [
         row
         for row in rows
-        if row["variant"] == "int8" and row["latency"] is not None and row["accuracy"] is not None
+        if row["variant"] == "int8"
+        and row["target"] != "peer"  # another tool's
+        and row["latency"] is not None
+        and row["accuracy"] is not None
     ]
     return min(
         results, key=lambda row: (row["status"] != "VALID", row["latency"]["mean_ms"]), default=None

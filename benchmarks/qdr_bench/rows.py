@@ -51,6 +51,11 @@ class Running:
     after: MachineState | None = None
 
     @property
+    def size(self) -> int:
+        """Side of the network's input, pixels."""
+        return self.subject.bundle.manifest.input.size
+
+    @property
     def is_artefact(self) -> bool:
         """Whether it comes from the bundle itself, not from the file beside it."""
         return self.cell.target in self.subject.bundle.manifest.artefacts
@@ -63,6 +68,15 @@ def make_row(
     plan: Plan,
     interrupted: bool,
 ) -> Row:
+    """Draw a cell's figures and verdict from what was measured of it.
+
+    Args:
+        running: The cell.
+        twins: Logits of the float twins by subject and backend.
+        baselines: Peak memory of a process that only imports a backend.
+        plan: How it was measured.
+        interrupted: Whether Ctrl-C ended it.
+    """
     cell = running.cell
     if cell.unavailable:
         return Row(cell, Status.UNAVAILABLE, (cell.unavailable,))

@@ -145,8 +145,6 @@ def _steps(plan: Plan) -> list[tuple[str, Callable[[Running], None]]]:
 
 
 def _guarded(running: Running, step: Callable[[Running], None]) -> None:
-    if running.failure:
-        return
     try:
         step(running)
     except BenchmarkError as error:
@@ -163,7 +161,7 @@ def _open(running: Running, plan: Plan) -> None:
         backend=cell.backend,
         threads=plan.threads,
         options=dict(cell.options),
-        size=running.subject.bundle.manifest.input.size,
+        size=running.size,
     )
 
 
@@ -187,7 +185,7 @@ def _fill_pool(running: Running, plan: Plan) -> None:
         tensors=str(running.data.tensors) if running.data else "",
         indices=indices,
         random=NOISE_IMAGES,
-        size=running.opened["size"],
+        size=running.size,
     )
     child.call("warm_up", seconds=min(MAX_WARM_UP_S, plan.seconds / 10))
 

@@ -117,7 +117,7 @@ class Screening:
         files: list[str],
         seed: int,
     ) -> dict[str, Any]:
-        """Open a bundle for a soak, with all its golden vectors, and screen every file once."""
+        """Open a bundle for a soak, with all golden vectors, and screen a few files uncounted."""
         import numpy as np
 
         from qdr_edge import load

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qdr_bench.compare.metrics import METRICS, Metric
+from qdr_bench.compare.metrics import METRICS, RESAMPLES, Metric
 from qdr_bench.compare.reading import Report
 
 BAND = 0.03
@@ -150,8 +150,6 @@ def _change(
 
 def _spread(samples: np.ndarray) -> np.ndarray:
     """As many samples as there are of the others; one value stands for all."""
-    from qdr_bench.compare.metrics import RESAMPLES
-
     return np.full(RESAMPLES, samples[0]) if len(samples) == 1 else samples
 
 

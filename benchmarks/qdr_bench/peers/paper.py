@@ -37,12 +37,9 @@ class Quantizable(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [N, 3, S, S] → logits [N, K]."""
-        values = {self.twin.input: pixels}
-        for op, key, inputs, output, settings in self.head:
-            values[output] = self.twin._run(op, key, inputs, settings, values)
+        values = self.twin.follow(self.head, {self.twin.input: pixels})
         values[self.entry] = self.quant(values[self.entry])
-        for op, key, inputs, output, settings in self.twin.steps:
-            values[output] = self.twin._run(op, key, inputs, settings, values)
+        self.twin.follow(self.twin.steps, values)
         logits: Tensor = self.dequant(values[self.twin.output])
         return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdr_edge.errors import BackendError
+
+Step = tuple[str, str, tuple[str, ...], str, dict[str, Any]]
+"""Operator, key of its module if it has one, what it reads, what it makes, its attributes."""
 
 
 class TwinNetwork(nn.Module):
@@ -30,7 +34,7 @@ class TwinNetwork(nn.Module):
     def __init__(self, model: ModelProto) -> None:
         super().__init__()
         self.constants = {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
-        self.steps: list[tuple[str, str, tuple[str, ...], str, dict[str, Any]]] = []
+        self.steps: list[Step] = []
         self.layers = nn.ModuleDict()
         for number, node in enumerate(model.graph.node):
             settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -41,16 +45,24 @@ class TwinNetwork(nn.Module):
             self.steps.append((node.op_type, key, tuple(node.input), node.output[0], settings))
         self.input = model.graph.input[0].name
         self.output = model.graph.output[0].name
+        # What a module holds is not kept again: a peer's memory must be its own.
+        read = {
+            name for _, key, names, *_ in self.steps if key not in self.layers for name in names
+        }
+        self.constants = {name: self.constants[name] for name in read & self.constants.keys()}
         for name, array in self.constants.items():
             if array.dtype == np.float32:
                 self.register_buffer(f"c_{self._safe(name)}", torch.from_numpy(array))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
-        values: dict[str, Tensor] = {self.input: pixels}
-        for op, key, inputs, output, settings in self.steps:
+        return self.follow(self.steps, {self.input: pixels})[self.output]
+
+    def follow(self, steps: Iterable[Step], values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run some steps, in their order; `values` gets what they compute."""
+        for op, key, inputs, output, settings in steps:
             values[output] = self._run(op, key, inputs, settings, values)
-        return values[self.output]
+        return values
 
     def _run(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qdr_bench.evaluation_data import EvaluationData, find_table, prepare
-from qdr_bench.machine.environment import environment, machine_state
+from qdr_bench.machine.environment import Environment, environment, machine_state
 from qdr_bench.machine.tree import ProcTree
 from qdr_bench.plan import Plan
 from qdr_bench.report import BenchmarkReport, now
@@ -62,6 +62,7 @@ def run_suite(
     """
     groups = _groups(suite, list(bundles) or _found(suite), allow_unsigned)
     documents: list[dict[str, Any]] = []
+    surroundings = environment(ProcTree())
     with tempfile.TemporaryDirectory(prefix="qdr-bench-") as scratch:
         for number, group in enumerate(groups):
             title = (
@@ -69,12 +70,14 @@ def run_suite(
             )
             folder = Path(scratch) / f"{number:02d}"
             try:
-                opened = _open(suite, group, folder, on_step)
-                key = _key(suite, group, opened)
+                opened = _open(suite, group, folder)
+                key = _key(suite, group, opened, surroundings)
                 document = kept(out, key) if resume else None
                 on_group(f"{title}: {'taken from before' if document else 'measuring'}")
                 if document is None:
-                    document = _measure(suite, group, opened, folder, on_step)
+                    document = _measure(suite, group, opened, surroundings, folder, on_step)
+                    if not document["interrupted"]:
+                        keep(out, key, document)
             except KeyboardInterrupt:
                 if not documents:
                     raise
@@ -84,7 +87,6 @@ def run_suite(
             documents.append(document)
             if document["interrupted"]:
                 break
-            keep(out, key, document)
     return merge(suite.name, documents, several_counts=len(suite.threads) > 1)
 
 
@@ -111,8 +113,8 @@ def _groups(suite: Suite, bundles: list[Path], allow_unsigned: bool) -> list[Gro
     return [Group(some, plan) for some in sets for plan in plans]
 
 
-def _open(suite: Suite, group: Group, scratch: Path, on_step: OnStep) -> list[Subject]:
-    opened = [
+def _open(suite: Suite, group: Group, scratch: Path) -> list[Subject]:
+    return [
         open_subject(
             path,
             scratch / f"{index:02d}",
@@ -122,12 +124,11 @@ def _open(suite: Suite, group: Group, scratch: Path, on_step: OnStep) -> list[Su
         )
         for index, path in enumerate(group.bundles)
     ]
-    if not suite.peers:
-        return opened
-    return [
-        _with_peers(suite, subject, scratch / f"{index:02d}", on_step)
-        for index, subject in enumerate(opened)
-    ]
+
+
+def _table(suite: Suite, subject: Subject) -> Path | None:
+    """The labelled images of a bundle: those that were named, or its own run's."""
+    return suite.data or find_table(subject.path)
 
 
 def _with_peers(suite: Suite, subject: Subject, scratch: Path, on_step: OnStep) -> Subject:
@@ -135,7 +136,7 @@ def _with_peers(suite: Suite, subject: Subject, scratch: Path, on_step: OnStep) 
     from qdr_bench.peers.build import CALIBRATION_IMAGES, build_peer
 
     twins = [cell.model for cell in subject.cells if cell.target == "float" and not cell.failed]
-    source, folder = suite.data or find_table(subject.path), scratch / "peers"
+    source, folder = _table(suite, subject), scratch / "peers"
     folder.mkdir()
     notes, size = list(subject.notes), subject.bundle.manifest.input.size
     if source is not None:
@@ -155,45 +156,49 @@ def _with_peers(suite: Suite, subject: Subject, scratch: Path, on_step: OnStep) 
     return replace(subject, cells=(*subject.cells, *cells), notes=tuple(notes))
 
 
-def _key(suite: Suite, group: Group, opened: list[Subject]) -> str:
+def _key(suite: Suite, group: Group, opened: list[Subject], surroundings: Environment) -> str:
+    tables = [_table(suite, subject) for subject in opened]
     return key_of(
         {
             "bundles": [(subject.name, subject.bundle.sha256) for subject in opened],
-            "tables": [sha256_file(table) for table in _tables(suite, opened)],
+            "tables": [sha256_file(table) for table in tables if table and table.is_file()],
             "plan": asdict(group.plan),
             "what": suite.model_dump(mode="json", include=_DECIDES),
-            "environment": environment(ProcTree()).to_dict(),
+            "environment": surroundings.to_dict(),
         }
     )
-
-
-def _tables(suite: Suite, opened: list[Subject]) -> list[Path]:
-    found = [suite.data or find_table(subject.path) for subject in opened]
-    return [table for table in found if table is not None and table.is_file()]
 
 
 _DECIDES = {"targets", "float_twins", "peers", "data", "split"}
 
 
 def _measure(
-    suite: Suite, group: Group, opened: list[Subject], scratch: Path, on_step: OnStep
+    suite: Suite,
+    group: Group,
+    opened: list[Subject],
+    surroundings: Environment,
+    scratch: Path,
+    on_step: OnStep,
 ) -> dict[str, Any]:
     data: dict[str, EvaluationData] = {}
+    subjects: list[Subject] = []
     for index, subject in enumerate(opened):
-        source = suite.data or find_table(subject.path)
+        folder, source = scratch / f"{index:02d}", _table(suite, subject)
+        if suite.peers:
+            subject = _with_peers(suite, subject, folder, on_step)
         if source is not None:
             on_step(f"preprocessing images for {subject.name}", 0.0)
-            folder = scratch / f"{index:02d}"
             data[subject.name] = prepare(subject.bundle, source, suite.split, folder)
+        subjects.append(subject)
     tree = ProcTree()
     before = machine_state(tree)
-    measured = measure(opened, data, group.plan, on_step)
+    measured = measure(subjects, data, group.plan, on_step)
     return BenchmarkReport(
-        subjects=tuple(opened),
+        subjects=tuple(subjects),
         rows=measured.rows,
         data=data,
         plan=group.plan,
-        environment=environment(tree),
+        environment=surroundings,
         before=before,
         after=machine_state(tree),
         interrupted=measured.interrupted,
