@@ -209,7 +209,10 @@ class Screener:
         return self._sealed(aggregate(logits, self.rule, self.spec.modality))
 
     def self_test(self) -> SelfTestResult:
-        """Run every golden vector through the whole path; a failure makes every answer FAULT.
+        """Run the golden vectors through the whole path; a failure makes every answer FAULT.
+
+        All of them, unless `load` opened the bundle: then those of power-on, or all of them with
+        `full_self_test`.
 
         Raises:
             SelfTestError: a vector did not come out as recorded, or none tests the network.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qdr_bench.report import headline
 from qdr_bench.report_page.page import render
 from tests.browser import Browser, chromium, opened, started
 from tests.reports import emptied, hostile, report, version_1
@@ -49,6 +50,18 @@ def test_names_and_reasons_stay_text() -> None:
     assert "<script>window" not in html
     assert html.count("<script") == html.count("</script>")
     assert "{{ 7 * 7 }}" in html
+
+
+def test_a_peer_never_introduces_a_bundle() -> None:
+    rows = report()["rows"]
+    fastest = min(
+        (row for row in rows if row["variant"] == "int8" and row["target"] == "peer"),
+        key=lambda row: row["latency"]["mean_ms"],
+    )
+    fastest["status"], fastest["latency"]["mean_ms"] = "VALID", 0.001
+    best = headline(rows)
+    assert best is not None
+    assert best["target"] not in ("peer", "float")
 
 
 @pytest.fixture(scope="module")

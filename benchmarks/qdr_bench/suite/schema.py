@@ -135,7 +135,12 @@ def parse(raw: Mapping[str, Any], where: str) -> Suite:
     try:
         return Suite.model_validate(dict(raw))
     except ValidationError as error:
-        problems = [_told(problem["loc"], problem["msg"]) for problem in error.errors()]
+        found = error.errors()
+        # A list with a wrong item is also told to be too short: the item says enough.
+        within = {
+            problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))
+        }
+        problems = [_told(p["loc"], p["msg"]) for p in found if p["loc"] not in within]
         raise BenchmarkError(
             "; ".join(problems),
             where=where,
