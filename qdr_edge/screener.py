@@ -105,7 +105,10 @@ def open_screener(
     intake = Intake(bundle)
     vectors = bundle.manifest.golden if full_self_test else power_on_vectors(bundle, name)
     # The runtime opens the model while the golden images are made ready: both take long, and
-    # neither needs the other.
+    # neither needs the other. Both import NumPy, whose modules import each other: two threads
+    # that begin with it at once may see half of it.
+    import numpy  # noqa: F401
+
     with ThreadPoolExecutor(max_workers=1) as other:
         opening = other.submit(open_bundle, bundle, name, threads)
         golden = [(vector, intake.take(bundle.entries[vector.image])) for vector in vectors]

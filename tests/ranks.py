@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +240,10 @@ def found_by(ranks: Ranks) -> dict[str, Any]:
     return found
 
 
-def process(rank: int, size: int, port: int, folder: Path) -> None:
+def as_rank(
+    act: Callable[[int, Path], None], rank: int, size: int, port: int, folder: Path
+) -> None:
+    """Act in a process as torchrun starts them."""
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(size),
@@ -247,13 +252,28 @@ def process(rank: int, size: int, port: int, folder: Path) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    act(rank, folder)
+
+
+def process(rank: int, folder: Path) -> None:
+    """Write what is found; then one process dies, and the others write what they are told."""
     with Ranks.from_environment() as ranks:
         torch.save(found_by(ranks), folder / f"{rank}.pt")
         if rank == 1:
             os._exit(0)  # without a word, as a process dies that the kernel kills
         try:
-            for _ in range(size):
+            for _ in range(ranks.size):
                 ranks.mean(torch.ones(1))
         except BackendError as error:
             (folder / f"{rank}.txt").write_text(str(error))
             os._exit(0)
+
+
+def leave(rank: int, folder: Path) -> None:
+    """Train a step, leave the others, and write whether the process group is gone."""
+    with Ranks.from_environment() as ranks:
+        group = weakref.ref(torch.distributed.group.WORLD)
+        # Imports torch._dynamo, and with it whatever knows of process groups.
+        torch.optim.SGD(Small().parameters(), lr=0.1)
+        ranks.mean(torch.ones(1))
+    (folder / f"{rank}.txt").write_text("gone" if group() is None else "still there")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,26 @@ from qdr_train.engine import ranks as ranks_module
 from qdr_train.engine.program import require_shares
 from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.recipe import TeacherStage
-from tests.ranks import found_by, process
+from tests.ranks import as_rank, found_by, leave, process
 
 PATIENCE_S = 600.0  # a busy machine, not a measure
+
+
+def in_processes(act: Callable[[int, Path], None], size: int, folder: Path) -> None:
+    """Have several processes act, with the variables that torchrun sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=as_rank, args=(act, rank, size, port, folder))
+        for rank in range(size)
+    ]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(PATIENCE_S)
+        assert one.exitcode == 0
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.full)])
@@ -34,18 +51,7 @@ def together(
 ) -> tuple[list[dict[str, Any]], Path]:
     """What each of several real processes found."""
     size, folder = request.param, tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=process, args=(rank, size, port, folder)) for rank in range(size)
-    ]
-    for one in processes:
-        one.start()
-    for one in processes:
-        one.join(PATIENCE_S)
-        assert one.exitcode == 0
+    in_processes(process, size, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(size)], folder
 
 
@@ -151,6 +157,13 @@ def test_a_process_that_vanishes_is_named_to_the_others(together: Together) -> N
         if rank != 1:
             text = (folder / f"{rank}.txt").read_text()
             assert f"rank {rank}: another process of this run has ended" in text
+
+
+def test_nothing_keeps_the_process_group_and_its_threads(tmp_path: Path) -> None:
+    # A thread that is left would abort a process that has done its work, now and then.
+    in_processes(leave, 2, tmp_path)
+    for rank in (0, 1):
+        assert (tmp_path / f"{rank}.txt").read_text() == "gone"
 
 
 def test_views_and_partners_of_an_image_do_not_depend_on_the_number_of_processes() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -266,3 +268,24 @@ def test_a_result_is_frozen(path: Path) -> None:
     with load(path, trust=TRUST, threads=1) as screener:
         result = screener.self_test()
     assert replace(result, vectors=0) != result
+
+
+def test_one_thread_alone_imports_numpy(path: Path) -> None:
+    # Its modules import each other: a second thread that begins at once may see half of it.
+    KEY.public.save(path.parent / "public.pem")
+    code = f"""
+import pathlib, sys, threading
+threads = set()
+class Watch:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "numpy":
+            threads.add(threading.current_thread() is threading.main_thread())
+sys.meta_path.insert(0, Watch())
+import qdr_edge
+from qdr_edge.keys import PublicKey, TrustStore
+trust = TrustStore.of(PublicKey.load(pathlib.Path({str(path.parent / "public.pem")!r})))
+qdr_edge.load({str(path)!r}, trust=trust, target={ORT_TARGET!r}, threads=1).close()
+print(threads)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "{True}\n"
