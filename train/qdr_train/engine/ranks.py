@@ -74,10 +74,10 @@ class Ranks(Share):
             return
         import torch.distributed as dist
 
-        # Its functions have the group of the moment of their import as default arguments. Optimizers
-        # import it, and a group that exists by then outlives `destroy_process_group`: its threads
-        # would abort the process where they touch Python objects while it ends.
-        import torch.distributed.nn.functional  # noqa: F401
+        # Its functions take the group that exists at their import as a default argument. Optimizers
+        # import it: unless that is done by now, the group outlives `destroy_process_group`, and its
+        # threads abort the process where they touch Python objects while it ends.
+        import torch.distributed.nn.functional
 
         on_gpu = torch.device(device).type == "cuda"
         if on_gpu:
