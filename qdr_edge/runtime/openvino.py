@@ -87,6 +87,13 @@ class OpenVinoSession:
             core = openvino.Core()
             self._model: Any = core.compile_model(_read(core, model), "CPU", settings)
             self._request: Any = self._model.create_infer_request()
+            # Tensors of our own: to hand an array to `infer` and to take its answer as a dict
+            # costs 0.15 ms an image, a fifteenth of a small student's time.
+            self._input = openvino.Tensor(self._model.input(0))
+            self._outputs = [openvino.Tensor(output) for output in self._model.outputs]
+            self._request.set_input_tensor(self._input)
+            for position, tensor in enumerate(self._outputs):
+                self._request.set_output_tensor(position, tensor)
         except Exception as error:
             # OpenVINO raises RuntimeError for everything, imports included.
             raise _refuses(here, error) from error
@@ -121,9 +128,11 @@ class OpenVinoSession:
             with self._lock:
                 if self._request is None:
                     raise closed()
-                found = self._request.infer({0: np.ascontiguousarray(images[index : index + 1])})
-                for position, row in enumerate(rows):
-                    row.append(np.array(found[position], dtype=np.float32))
+                np.copyto(self._input.data, images[index : index + 1])
+                self._request.start_async()
+                self._request.wait()
+                for row, tensor in zip(rows, self._outputs, strict=False):
+                    row.append(tensor.data.astype(np.float32))  # a copy: the tensor is used again
         return tuple(np.concatenate(row) for row in rows)
 
     def close(self) -> None:
