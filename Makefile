@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # The demo's signing key stays inside the repository, apart from the user's own keys.
 demo: export QDR_EDGE_HOME := $(CURDIR)/runs/keys
 
-.PHONY: help demo test test-full check bench format clean
+.PHONY: help native demo test test-full check bench format clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
@@ -21,11 +21,20 @@ $(VENV)/.use: pyproject.toml constraints.txt
 	$(PIP) --editable '.[train,export,openvino,bench]'
 	touch $@
 
+# The C library, for target `native`; without cmake or a compiler only that target is missing.
+LIBQDR := qdr_edge/runtime/lib/libqdr.so
+native: $(LIBQDR) ## Build libqdr where Python finds it
+$(LIBQDR): $(shell find export/firmware -name '*.[ch]' -o -name CMakeLists.txt)
+	if command -v cmake >/dev/null && command -v cc >/dev/null; then \
+	  mkdir -p build && cmake -S export/firmware -B build/libqdr -DBUILD_SHARED_LIBS=ON -DBUILD_TESTING=OFF >build/libqdr.log && \
+	  cmake --build build/libqdr >>build/libqdr.log && mkdir -p $(@D) && cp -L build/libqdr/libqdr.so $@; \
+	else echo "libqdr is not built: install cmake and a C compiler for target native"; fi
+
 $(VENV)/.dev: $(VENV)/.use
 	$(PIP) --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/.use ## Make synthetic eyes, train, export, prove and measure: under 12 minutes
+demo: $(VENV)/.use native ## Make synthetic eyes, train, export, prove and measure: under 12 minutes
 	$(QDR) data synth $(DEMO)/data --patients 300 --seed 1 --size 256
 	$(QDR) train demo --data $(DEMO)/data/synthetic.csv --out $(DEMO)/run $$(test ! -f $(DEMO)/run/run.json || echo --resume)
 	$(QDR) export $(DEMO)/run
@@ -34,10 +43,10 @@ demo: $(VENV)/.use ## Make synthetic eyes, train, export, prove and measure: und
 	@echo "Bundles: $(DEMO)/run/export/*.qdr   Report: $(DEMO)/report/report.html"
 	@echo "To use them in this shell: . $(VENV)/bin/activate; export QDR_EDGE_HOME=$$QDR_EDGE_HOME"
 
-test: $(VENV)/.dev ## The test suite: under 8 minutes on 2 cores
+test: $(VENV)/.dev native ## The test suite: under 8 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
 
-test-full: $(VENV)/.dev ## Everything, also what is too long for every change
+test-full: $(VENV)/.dev native ## Everything, also what is too long for every change
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev ## Formatting, lint, types, layers
@@ -46,7 +55,7 @@ check: $(VENV)/.dev ## Formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.use ## The speed claims of the README, both sides interleaved
+bench: $(VENV)/.use native ## The speed claims of the README, both sides interleaved
 	$(BIN)/python benchmarks/speed.py
 
 format: $(VENV)/.dev ## Format and mend what can be mended
@@ -54,4 +63,4 @@ format: $(VENV)/.dev ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs build qdr_edge/runtime/lib .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@ from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.errors import ExportError
 from qdr_edge.runtime import Availability, availability
 from qdr_edge.runtime.ir_check import is_ir
+from qdr_edge.runtime.native import is_plan
 from qdr_edge.target import host, version_in
 from qdr_export.emit import emitter
 from qdr_export.graph.canonical import build_canonical
@@ -34,7 +35,7 @@ class Artefact:
 
     Args:
         profile: What it is for.
-        model: ONNX bytes, or OpenVINO IR in one entry.
+        model: ONNX bytes, OpenVINO IR in one entry, or a plan.
         availability: Whether its runtime is installed here.
         readback: What the runtime made of it; None if it cannot be asked here.
         findings: Rules it breaks.
@@ -54,7 +55,8 @@ class Artefact:
     @property
     def entry(self) -> str:
         """Where it lies in a bundle."""
-        return f"artefacts/{self.name}.{'ir' if is_ir(self.model) else 'onnx'}"
+        form = "ir" if is_ir(self.model) else "plan" if is_plan(self.model) else "onnx"
+        return f"artefacts/{self.name}.{form}"
 
     @property
     def backend(self) -> str:
@@ -107,7 +109,8 @@ def emit_all(
         model = emitter(profile.emitter)(source)
         graph_form = _ONNX_FORMS.get(profile.emitter)
         graph = emitter(graph_form)(source) if graph_form else model
-        findings = lint_model(graph, name)
+        # A plan has no rules but its emitter's own.
+        findings = [] if is_plan(graph) else lint_model(graph, name)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise ExportError(

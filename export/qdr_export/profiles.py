@@ -81,18 +81,27 @@ def load_profile(name: str) -> Profile:
 
 
 def suited(
-    profiles: Sequence[Profile], scheme: QuantScheme | None, asked: Sequence[str]
+    profiles: Sequence[Profile],
+    scheme: QuantScheme | None,
+    asked: Sequence[str],
+    *,
+    in_float: bool = False,
 ) -> tuple[list[Profile], list[str]]:
     """The profiles that a scheme has a form for, and the names of those it has none for.
 
-    TensorRT has no uint8 codes with zero points. A target that was asked for by its own name is
-    kept: its emitter then says why it cannot be.
+    TensorRT has no uint8 codes with zero points; a plan has no scales but powers of two, and no
+    float layer. A target that was asked for by its own name is kept: its emitter then says why it
+    cannot be.
     """
-    unsigned = scheme is not None and scheme.unsigned
+    unfit = set()
+    if scheme is not None and scheme.unsigned:
+        unfit.add("tensorrt")
+    if in_float or (scheme is not None and not scheme.power_of_two):
+        unfit.add("native")
     left_out = [
         profile
         for profile in profiles
-        if unsigned and profile.target.backend == "tensorrt" and profile.target.name not in asked
+        if profile.target.backend in unfit and profile.target.name not in asked
     ]
     kept = [profile for profile in profiles if profile not in left_out]
     return kept, [profile.target.name for profile in left_out]

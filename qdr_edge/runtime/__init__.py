@@ -4,6 +4,7 @@
     onnxruntime    onnxruntime.py    ONNX bytes
     openvino       openvino.py       ONNX bytes, or OpenVINO IR in one entry
     tensorrt       tensorrt.py       ONNX bytes with Q/DQ; the engine is built on the device
+    native         native.py         a plan for libqdr, our own C library
     torch          torch.py          a Checkpoint (float network, for measurements)
 
 A vendor's library is imported in its own file only, and only when that backend is asked for.
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
     from qdr_edge.bundle import Bundle
 
-BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt", "torch")
-_EDGE_BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt")
+BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt", "native", "torch")
+_EDGE_BACKENDS: Final = ("onnxruntime", "openvino", "tensorrt", "native")
 # What a bundle may set. A runtime's other options read and write files, or have the model parsed in
 # another format than the one that was checked. TensorRT's backend reads its own list.
 _BUNDLE_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "onnxruntime": frozenset({"session.x64quantprecision", "session.intra_op.allow_spinning"}),
+    "native": frozenset(),
     "openvino": frozenset({"INFERENCE_PRECISION_HINT", "LP_TRANSFORMS_MODE", "PERFORMANCE_HINT"}),
 }
 
@@ -102,9 +104,9 @@ def open_model(
     """Open ONNX bytes that were verified already.
 
     Args:
-        backend: "onnxruntime", "openvino" or "tensorrt".
-        model: a self-contained ONNX file or, for OpenVINO, an IR entry; it is checked before the
-            runtime parses it.
+        backend: "onnxruntime", "openvino", "tensorrt" or "native".
+        model: a self-contained ONNX file, for OpenVINO also an IR entry, or a plan for native; it
+            is checked before the runtime parses it.
         threads: threads of one inference; 0 takes every core this process may use.
         options: passed to the runtime, e.g. {"session.x64quantprecision": "1"}.
 
@@ -125,8 +127,9 @@ def open_model(
         raise BackendError(
             f"{threads} threads", expected="0 (every core) or more", fix="correct it"
         )
-    check = check_ir if backend == "openvino" and is_ir(model) else check_onnx
-    check(model, where=f"model for {backend}")
+    if backend != "native":  # libqdr checks a plan itself
+        check = check_ir if backend == "openvino" and is_ir(model) else check_onnx
+        check(model, where=f"model for {backend}")
     module = cast("_OnnxBackend", _module(backend))
     return module.open_onnx(model, threads or host().cores, options or {})
 
@@ -156,7 +159,7 @@ def choose_target(bundle: Bundle) -> str:
     Raises:
         CompatibilityError: none can run here; the reason of each is given.
     """
-    order = ("tensorrt", "onnxruntime", "openvino")
+    order = ("tensorrt", "onnxruntime", "openvino", "native")
     artefacts = bundle.manifest.artefacts
     ranked = sorted(
         (name for name, artefact in artefacts.items() if artefact.backend in order),

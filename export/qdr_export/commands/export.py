@@ -97,11 +97,17 @@ def export(
         wanted = Target.from_dict(student.checkpoint.operating_point)
         if target_sensitivity is not None:
             wanted = replace(wanted, kind="sensitivity", sensitivity=target_sensitivity)
-        fitting, left_out = suited(profiles, student.checkpoint.scheme, target or ())
+        checkpoint = student.checkpoint
+        fitting, left_out = suited(
+            profiles,
+            checkpoint.scheme,
+            target or (),
+            in_float=bool(checkpoint.graph.float_layers),
+        )
         if left_out:
             console.print(
-                f"[yellow]{stem}: {', '.join(left_out)} left out: TensorRT has no form of uint8 "
-                "codes with zero points[/]"
+                f"[yellow]{stem}: {', '.join(left_out)} left out: no form of it there "
+                "(TensorRT: no zero points; native: powers of two and no float layer)[/]"
             )
         with tables.progress(console, stem, len(student.samples)) as report:
             result = export_student(

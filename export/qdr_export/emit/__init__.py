@@ -8,13 +8,14 @@ from qdr_edge.errors import ExportError
 
 
 def emitter(name: str) -> Callable[[bytes], bytes]:
-    """The emitter of a form: "onnxruntime-x86", "openvino", "tensorrt-10" or "tensorrt-11".
+    """The emitter of a form, by the name that target profiles use, e.g. "onnxruntime-x86".
 
     Raises:
         ExportError: There is none of that name.
     """
     # Imported here: reading a target profile must not load ONNX.
     from qdr_export.emit import (
+        native,
         onnxruntime,
         openvino,
         openvino_ir,
@@ -24,6 +25,7 @@ def emitter(name: str) -> Callable[[bytes], bytes]:
     )
 
     emitters = {
+        "native": native.emit,
         "onnxruntime-x86": onnxruntime.emit,
         "onnxruntime-arm64": ort_arm64.emit,
         "openvino": openvino.emit,

@@ -45,7 +45,7 @@ HELD, FAILED, UNSURE, UNGATED = "held", "failed", "cannot tell", ""
 # A bootstrap of fewer patients is too narrow to judge by.
 MIN_PATIENTS = 10
 _CODES = 127
-_BACKENDS = ("onnxruntime", "openvino", "tensorrt")
+_BACKENDS = ("onnxruntime", "openvino", "native", "tensorrt")
 
 
 @dataclass(frozen=True)

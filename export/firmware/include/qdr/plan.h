@@ -31,6 +31,10 @@ extern "C" {
 /* The most threads that one inference may be divided among. */
 #define QDR_MAX_THREADS 16u
 
+/* The version of this library, "major.minor.patch"; majors differ where calls do. */
+#define QDR_VERSION "1.0.0"
+const char *qdr_version(void);
+
 /* A checked plan. Holds no memory but the caller's, and changes nothing: threads may share it. */
 typedef struct qdr_plan {
     const uint8_t *content;

@@ -43,3 +43,5 @@ const char *qdr_isa_name(qdr_isa isa) {
     }
     return "unknown";
 }
+
+const char *qdr_version(void) { return QDR_VERSION; }
