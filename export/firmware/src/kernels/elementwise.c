@@ -1,4 +1,5 @@
-/* Layers that treat every position on its own: input, sums, products, tables, joined channels. */
+/* Layers that treat every position on its own: input, sums, products, tables, joined and repeated
+ * ones, logits. */
 #include "kernels/kernels.h"
 
 void qdr_layer_input(const qdr_layer *layer, uint32_t part) {
@@ -83,6 +84,21 @@ void qdr_layer_concat(const qdr_layer *layer, uint32_t part) {
             int32_t code = from[channel] - (int32_t)in->zero;
             code = qdr_round_shift(qdr_left(code, o->left_a), o->shift);
             to[channel] = (uint8_t)(qdr_clamp(code, o->low, o->high) + (int32_t)out->zero);
+        }
+    }
+}
+
+void qdr_layer_upsample(const qdr_layer *layer, uint32_t part) {
+    const qdr_operation *o = &layer->operation;
+    const qdr_tensor *in = &layer->in, *out = &layer->out;
+    uint32_t end = qdr_share(out->height, part + 1, layer->parts);
+    for (uint32_t y = qdr_share(out->height, part, layer->parts); y < end; y++) {
+        for (uint32_t x = 0; x < out->width; x++) {
+            const uint8_t *from =
+                layer->arena + in->offset +
+                ((size_t)(y / o->stride_y) * in->width + x / o->stride_x) * in->stride;
+            memcpy(layer->arena + out->offset + ((size_t)y * out->width + x) * out->stride, from,
+                   out->stride);
         }
     }
 }

@@ -107,6 +107,7 @@ void qdr_layer_add(const qdr_layer *layer, uint32_t part);
 void qdr_layer_multiply(const qdr_layer *layer, uint32_t part);
 void qdr_layer_table(const qdr_layer *layer, uint32_t part);
 void qdr_layer_concat(const qdr_layer *layer, uint32_t part);
+void qdr_layer_upsample(const qdr_layer *layer, uint32_t part);
 void qdr_layer_logits(const qdr_layer *layer, uint32_t part);
 
 /* The share of `count` things that belongs to a part: begin..end-1. */

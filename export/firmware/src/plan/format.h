@@ -47,7 +47,8 @@ typedef enum qdr_kind {
     QDR_TABLE = 7,      /* any function of one code */
     QDR_CONCAT = 8,     /* one input into a range of channels, rescaled */
     QDR_LOGITS = 9,     /* a dense layer on one position, to float */
-    QDR_KINDS = 10,
+    QDR_UPSAMPLE = 10,  /* every position repeated stride_y x stride_x times */
+    QDR_KINDS = 11,
 } qdr_kind;
 
 /* height x width x stride bytes; a code is a byte minus zero. Stride is channels rounded up to a

@@ -11,6 +11,7 @@ static void (*const layers[QDR_KINDS])(const qdr_layer *layer, uint32_t part) = 
     [QDR_MULTIPLY] = qdr_layer_multiply,
     [QDR_TABLE] = qdr_layer_table,
     [QDR_CONCAT] = qdr_layer_concat,
+    [QDR_UPSAMPLE] = qdr_layer_upsample,
     [QDR_LOGITS] = qdr_layer_logits,
 };
 

@@ -207,6 +207,11 @@ static bool operation_is_sound(const qdr_plan *plan, const qdr_operation *o, boo
         return in.height == out.height && in.width == out.width && o->left_a <= 20 &&
                o->shift <= 28 && within(o->channel, in.channels, out.channels) &&
                codes_fit(&out, o->low, o->high);
+    case QDR_UPSAMPLE:
+        return o->stride_y >= 1 && o->stride_y <= QDR_MAX_SIDE && o->stride_x >= 1 &&
+               o->stride_x <= QDR_MAX_SIDE && out.height == in.height * o->stride_y &&
+               out.width == in.width * o->stride_x && in.channels == out.channels &&
+               in.zero == out.zero;
     case QDR_LOGITS:
         *has_logits = true;
         return logits_are_sound(plan, o, &in);

@@ -120,6 +120,7 @@ class _Lowering:
             "MaxPool": self._max_pool,
             "Mul": self._product,
             "Flatten": self._alias,
+            "Resize": self._upsample,
         }.get(maker.op_type)
         if make is None:
             raise self._unfit(maker, f"operator {maker.op_type} has no kernel")
@@ -303,6 +304,17 @@ class _Lowering:
         height, width = self._positions(given, window)
         made = Tensor(name, height, width, given.channels, exponent, given.unsigned)
         self._add(made, Step("max_pool", (given.name,), window=window))
+
+    def _upsample(self, node: NodeProto, name: str, exponent: int, _low: int, _high: int) -> None:
+        given = self._single(node)
+        self._require(node, given.exponent == exponent)
+        factors = [round(float(f)) for f in self._view.constants[node.input[2]][2:]]
+        made = Tensor(
+            name, given.height * factors[0], given.width * factors[1], given.channels, exponent,
+            given.unsigned,
+        )  # fmt: skip
+        window = Window(stride=(factors[0], factors[1]))
+        self._add(made, Step("upsample", (given.name,), window=window))
 
     def _concat(self, node: NodeProto, name: str, exponent: int, low: int, high: int) -> None:
         parts = [self._steps.tensors[self._codes[i]] for i in node.input]

@@ -16,7 +16,7 @@ HEADER_WORDS, TENSOR_WORDS, OPERATION_WORDS = 16, 8, 28
 NONE = 0xFFFFFFFF
 KINDS = (
     "input", "conv", "depthwise", "max_pool", "average_pool", "add", "multiply", "table", "concat",
-    "logits",
+    "logits", "upsample",
 )  # fmt: skip
 # The largest weight whose sums of two products fit 16 bits: kernels without VNNI count on it.
 _NARROW = 64
