@@ -81,7 +81,7 @@ static void write(const qdr_layer *layer, const int32_t *sums, const qdr_finish 
     const uint8_t *other =
         how->adds ? layer->arena + layer->other.offset + (size_t)position * stride + first : NULL;
     if (lanes == QDR_BLOCK) {
-        layer->kernels->finish(sums, how, other, out, stride, count);
+        qdr_finish_of(layer)(sums, how, other, out, stride, count);
         return;
     }
     for (uint32_t row = 0; row < count; row++, sums += QDR_BLOCK, out += stride) {
@@ -89,7 +89,7 @@ static void write(const qdr_layer *layer, const int32_t *sums, const qdr_finish 
         if (other != NULL) {
             memcpy(operand, other + (size_t)row * stride, lanes);
         }
-        layer->kernels->finish(sums, how, other == NULL ? NULL : operand, whole, QDR_BLOCK, 1);
+        qdr_finish_of(layer)(sums, how, other == NULL ? NULL : operand, whole, QDR_BLOCK, 1);
         memcpy(out, whole, lanes);
     }
 }

@@ -41,7 +41,7 @@ void qdr_layer_depthwise(const qdr_layer *layer, uint32_t part) {
                 inputs, taps, (const int8_t *)layer->plan->content + o->weights + channel,
                 blocks * QDR_BLOCK, sums);
             uint8_t whole[QDR_BLOCK];
-            layer->kernels->finish(sums, &how, NULL, whole, QDR_BLOCK, 1);
+            qdr_finish_of(layer)(sums, &how, NULL, whole, QDR_BLOCK, 1);
             memcpy(layer->arena + out->offset + (size_t)position * out->stride + channel, whole,
                    lanes);
         }

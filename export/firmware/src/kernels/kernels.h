@@ -71,7 +71,9 @@ const qdr_kernels *qdr_kernels_avx2(void);
 const qdr_kernels *qdr_kernels_vnni(void);
 const qdr_kernels *qdr_kernels_neon(void);
 
-/* Also what is left over of the other tables' lengths. */
+/* Also what the other tables leave over: rests of lengths, and shifts to the left. */
+void qdr_plain_finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other,
+                      uint8_t *out, uint32_t stride, uint32_t count);
 void qdr_plain_maximum(uint8_t *best, const uint8_t *other, uint32_t bytes);
 void qdr_plain_interleave(const uint8_t *const planes[3], size_t count, uint8_t zero,
                           uint8_t *out);
@@ -109,6 +111,11 @@ void qdr_layer_table(const qdr_layer *layer, uint32_t part);
 void qdr_layer_concat(const qdr_layer *layer, uint32_t part);
 void qdr_layer_upsample(const qdr_layer *layer, uint32_t part);
 void qdr_layer_logits(const qdr_layer *layer, uint32_t part);
+
+/* The loop that ends a layer's sums. */
+static inline qdr_finish_loop qdr_finish_of(const qdr_layer *layer) {
+    return layer->operation.finer ? qdr_plain_finish : layer->kernels->finish;
+}
 
 /* The share of `count` things that belongs to a part: begin..end-1. */
 static inline uint32_t qdr_share(uint32_t count, uint32_t part, uint32_t parts) {

@@ -36,8 +36,11 @@ static void finish_one(const int32_t *sums, const qdr_finish *how, const uint8_t
                        uint8_t *out) {
     for (uint32_t lane = 0; lane < QDR_BLOCK; lane++) {
         int32_t sum = (int32_t)((uint32_t)sums[lane] + (uint32_t)how->bias[lane]);
-        int32_t code = qdr_clamp(qdr_round_shift(sum, (uint32_t)how->shift[lane]), how->low,
-                                 how->high);
+        int32_t shift = how->shift[lane];
+        /* Beyond 255 a sum that is shifted left is beyond every code, and before it 16 bits fit. */
+        int32_t whole = shift < 0 ? qdr_left(qdr_clamp(sum, -255, 255), (uint32_t)-shift)
+                                  : qdr_round_shift(sum, (uint32_t)shift);
+        int32_t code = qdr_clamp(whole, how->low, how->high);
         if (other != NULL) {
             code = qdr_add_codes(code, other[lane] - (int32_t)how->other_zero, how->left_a,
                                  how->left_b, how->sum_shift, how->sum_low, how->sum_high);
@@ -46,8 +49,8 @@ static void finish_one(const int32_t *sums, const qdr_finish *how, const uint8_t
     }
 }
 
-static void finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other, uint8_t *out,
-                   uint32_t stride, uint32_t count) {
+void qdr_plain_finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other,
+                      uint8_t *out, uint32_t stride, uint32_t count) {
     for (uint32_t row = 0; row < count; row++, sums += QDR_BLOCK, out += stride) {
         finish_one(sums, how, other, out);
         other = other == NULL ? NULL : other + stride;
@@ -70,7 +73,8 @@ void qdr_plain_interleave(const uint8_t *const planes[3], size_t count, uint8_t 
     }
 }
 
-static const qdr_kernels kernels = {QDR_ISA_PLAIN, ROWS,   dense,             dense,
-                                    depthwise,     finish, qdr_plain_maximum, qdr_plain_interleave};
+static const qdr_kernels kernels = {
+    QDR_ISA_PLAIN, ROWS,             dense,             dense,
+    depthwise,     qdr_plain_finish, qdr_plain_maximum, qdr_plain_interleave};
 
 const qdr_kernels *qdr_kernels_plain(void) { return &kernels; }

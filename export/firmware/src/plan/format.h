@@ -36,6 +36,9 @@
 /* Magnitude that no accumulator reaches, so that rounding cannot overflow: the writer proves it. */
 #define QDR_ACCUMULATOR_LIMIT (1 << 30)
 
+/* Bits by which an output may be finer than the sums it comes from. */
+#define QDR_MOST_LEFT 16
+
 typedef enum qdr_kind {
     QDR_INPUT = 0,      /* pixels to interleaved channels, by a table for each where there is one */
     QDR_CONV = 1,       /* dense, with an optional addition behind it */
@@ -77,7 +80,8 @@ typedef struct qdr_operation {
     uint32_t channel; /* concatenation: where in the output */
     uint32_t padded_counts; /* average: the divisor counts padding, else positions there are */
     uint32_t dilation_y, dilation_x;
-    uint32_t reserved[2];
+    uint32_t finer; /* 1: some shifts are negative, which only the plain loop knows */
+    uint32_t reserved;
 } qdr_operation;
 
 _Static_assert(sizeof(qdr_tensor) == 4 * QDR_TENSOR_WORDS, "tensors are read in place");

@@ -86,7 +86,8 @@ static bool lanes_are_sound(const qdr_plan *plan, const qdr_operation *o, uint32
     for (uint64_t lane = 0; lane < lanes; lane++) {
         int32_t shift;
         memcpy(&shift, plan->content + o->shifts + 4 * lane, sizeof shift);
-        if (o->kind == QDR_LOGITS ? shift < -126 || shift > 0 : shift < 0 || shift > 30) {
+        int32_t least = o->kind == QDR_LOGITS ? -126 : o->finer ? -QDR_MOST_LEFT : 0;
+        if (shift < least || shift > (o->kind == QDR_LOGITS ? 100 : 30)) {
             return false;
         }
     }

@@ -14,6 +14,8 @@ from qdr_export.graph.onnx_graph import GraphView
 _LIMIT = 2**30
 _LARGEST_BYTE = 255
 _LARGEST_SHIFT = 30
+# Bits by which an output may be finer than the sums it comes from.
+_MOST_LEFT = 16
 
 
 def clamp_range(view: GraphView, node: NodeProto, exponent: int) -> tuple[int, int]:
@@ -60,7 +62,7 @@ def layer_of(
         where: For messages.
 
     Raises:
-        ExportError: A sum may leave 32 bits, or its grid is coarser than the output's.
+        ExportError: A sum may leave 32 bits, or its grid is far coarser than the output's.
     """
     flat = weight.reshape(len(weight), -1).astype(np.int64)
     shift = exponent - exponents
@@ -77,11 +79,11 @@ def layer_of(
             expected=f"less than {_LIMIT}",
             fix="train again: a channel's scale is far too small for its bias",
         )
-    if (shift[~dead] < 0).any():
+    if (shift[~dead] < -_MOST_LEFT).any():
         raise ExportError(
-            "the output's scale is finer than that of the sums",
+            f"the output's scale is 2^{int(-shift[~dead].min())} times finer than that of the sums",
             where=f"node {where}",
-            expected="output scale >= input scale x weight scale",
+            expected=f"at most 2^{_MOST_LEFT}",
             fix="train again with observers that see more images",
         )
     # Beyond 30 bits every sum rounds to 0.
@@ -99,7 +101,7 @@ def logits_of(
     offset = bias - given.zero * flat.sum(axis=1)
     bound = int((np.abs(flat).sum(axis=1) * _LARGEST_BYTE + np.abs(offset)).max())
     sums = int((np.abs(flat).sum(axis=1) * 128 + np.abs(bias)).max())
-    if bound >= _LIMIT or sums >= 2**24 or exponents.min() < -126 or exponents.max() > 0:
+    if bound >= _LIMIT or sums >= 2**24 or exponents.min() < -126 or exponents.max() > 100:
         raise ExportError(
             f"logits of up to {sums} steps of 2^{int(exponents.min())}",
             where="the last layer",

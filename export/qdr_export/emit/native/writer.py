@@ -83,11 +83,12 @@ def _operation(step: Step, plan: Steps, numbers: Mapping[str, int], constants: _
     if step.addition is not None:
         a = step.addition
         left_a, left_b, shift, sum_low, sum_high = a.left_a, a.left_b, a.shift, a.low, a.high
+    finer = step.layer is not None and step.kind != "logits" and step.layer.shift.min() < 0
     window = step.window
     divisor = window.kernel[0] * window.kernel[1] if step.kind == "average_pool" else 0
     return struct.pack(
         "<14I2i4I2i6I", KINDS.index(step.kind), given, other, output, *window.kernel,
         *window.stride, *window.padding, weights, biases, shifts, size, step.low, step.high,
         left_a, left_b, shift, divisor, sum_low, sum_high, step.channel,
-        int(step.counts_padding), *window.dilation, 0, 0,
+        int(step.counts_padding), *window.dilation, int(finer), 0,
     )  # fmt: skip
