@@ -30,8 +30,9 @@ def main() -> int:
     folder = options.build.resolve()
     data = prepare(folder)
     bundle = build(options.recipe, folder, data, targets=TARGETS)
+    out = options.out / options.recipe
     qdr_edge("bench", str(bundle), "--suite", "peers", "--threads", str(options.threads),
-             "--seconds", str(options.seconds), "--out", str(options.out / options.recipe))  # fmt: skip
+             "--seconds", str(options.seconds), "--out", str(out))  # fmt: skip
     return 0
 
 

@@ -63,13 +63,16 @@ class BenchmarkReport:
         return [row for row in self.rows if row.cell.bundle == subject.name]
 
     def ratios(self) -> list[dict[str, Any]]:
-        """How many times faster each artefact is than its float twin on the same runtime."""
+        """How many times faster each artefact is than its float twin: on the same runtime, or, for
+        one that runs no float network, on the fastest."""
         found = []
         for subject in self.subjects:
             rows = self.rows_of(subject)
             twins = {row.cell.backend: row for row in rows if row.cell.target == "float"}
             for row in rows:
                 twin = twins.get(row.cell.backend)
+                if twin is None and row.cell.target != "peer":
+                    twin = min(twins.values(), key=_mean_ms, default=None)
                 if row.cell.target == "float" or twin is None:
                     continue
                 ratio = self._times_faster(row, twin)
@@ -86,20 +89,21 @@ class BenchmarkReport:
         return found
 
     def against_peers(self) -> list[dict[str, Any]]:
-        """How many times faster the artefact is than each peer: that of the same runtime, or else
-        the fastest one."""
+        """How many times faster artefacts are than what else one could pick: the fastest than each
+        peer and each other artefact, and that of a peer's own runtime than the peer."""
         found = []
         for subject in self.subjects:
             rows = [row for row in self.rows_of(subject) if row.latency is not None]
             ours = [row for row in rows if row.cell.target not in ("float", "peer")]
-            for peer in (row for row in rows if row.cell.target == "peer"):
-                same = [row for row in ours if row.cell.backend == peer.cell.backend] or ours
+            fastest = min(ours, key=_mean_ms, default=None)
+            for other in (row for row in rows if row.cell.target != "float"):
+                same = [row for row in ours if row.cell.backend == other.cell.backend]
                 mine = min(same, key=_mean_ms, default=None)
-                ratio = self._times_faster(mine, peer) if mine is not None else None
-                if mine is not None and ratio is not None:
-                    found.append(
-                        {"row": peer.cell.id, "ours": mine.cell.id, "times": ratio.to_dict()}
-                    )
+                for row in dict.fromkeys(r.cell.id for r in (mine, fastest) if r is not None):
+                    faster = next(r for r in ours if r.cell.id == row)
+                    ratio = None if faster is other else self._times_faster(faster, other)
+                    if ratio is not None:
+                        found.append({"row": other.cell.id, "ours": row, "times": ratio.to_dict()})
         return found
 
     def _times_faster(self, fast: Row, slow: Row) -> Ratio | None:
