@@ -41,48 +41,68 @@ qdr_area_span qdr_area_span_of(uint32_t index, double scale, uint32_t source) {
     return span;
 }
 
-static void line_of_gray(const uint8_t *row, const qdr_area_span *spans, uint32_t width,
-                         float *line) {
-    for (uint32_t x = 0; x < width; x++) {
-        const qdr_area_span *span = &spans[x];
-        const uint8_t *from = row + span->first;
-        float sum = (float)from[0] * span->head;
-        if (span->count > 1) {
-            const uint32_t last = span->count - 1;
-            for (uint32_t i = 1; i < last; i++) {
-                sum += (float)from[i] * span->middle;
-            }
-            sum += (float)from[last] * span->tail;
-        }
-        line[x] = sum;
+void qdr_area_products_of(double scale, qdr_area_products *products) {
+    products->weight = (float)(1.0 / scale);
+    for (uint32_t level = 0; level < 256; level++) {
+        products->of[level] = (float)level * products->weight;
     }
 }
 
-void qdr_area_line(const uint8_t *row, const qdr_area_span *spans, uint32_t width,
-                   uint32_t channels, float *line) {
-    if (channels == 1) {
-        line_of_gray(row, spans, width, line);
-        return;
+/* The sum over one span of every `channels`-th byte. */
+static float span_sum(const uint8_t *from, const qdr_area_span *span, uint32_t channels,
+                      const qdr_area_products *products) {
+    float sum = (float)from[0] * span->head;
+    if (span->count == 1) {
+        return sum;
     }
-    for (uint32_t x = 0; x < width; x++) {
-        const qdr_area_span *span = &spans[x];
-        const uint8_t *from = row + (size_t)span->first * 3;
-        float red = (float)from[0] * span->head;
-        float green = (float)from[1] * span->head;
-        float blue = (float)from[2] * span->head;
-        if (span->count > 1) {
-            const uint8_t *last = from + (size_t)(span->count - 1) * 3;
-            for (from += 3; from < last; from += 3) {
-                red += (float)from[0] * span->middle;
-                green += (float)from[1] * span->middle;
-                blue += (float)from[2] * span->middle;
-            }
-            red += (float)last[0] * span->tail;
-            green += (float)last[1] * span->tail;
-            blue += (float)last[2] * span->tail;
+    const uint8_t *last = from + (size_t)(span->count - 1) * channels;
+    from += channels;
+    if (span->middle == products->weight) {
+        for (; from < last; from += channels) {
+            sum += products->of[*from];
         }
-        line[3 * x] = red;
-        line[3 * x + 1] = green;
-        line[3 * x + 2] = blue;
+    } else {
+        for (; from < last; from += channels) {
+            const float product = (float)*from * span->middle;
+            sum += product;
+        }
+    }
+    const float product = (float)*last * span->tail;
+    return sum + product;
+}
+
+/* The three sums of a span of RGB at once, so that none waits for its own last addition. */
+static void rgb_sums(const uint8_t *from, const qdr_area_span *span,
+                     const qdr_area_products *products, float *sums) {
+    const float *of = products->of;
+    const uint8_t *last = from + (size_t)(span->count - 1) * 3;
+    float red = (float)from[0] * span->head;
+    float green = (float)from[1] * span->head;
+    float blue = (float)from[2] * span->head;
+    for (from += 3; from < last; from += 3) {
+        red += of[from[0]];
+        green += of[from[1]];
+        blue += of[from[2]];
+    }
+    const float red_tail = (float)last[0] * span->tail;
+    const float green_tail = (float)last[1] * span->tail;
+    const float blue_tail = (float)last[2] * span->tail;
+    sums[0] = red + red_tail;
+    sums[1] = green + green_tail;
+    sums[2] = blue + blue_tail;
+}
+
+void qdr_area_line(const uint8_t *row, const qdr_area_span *spans, uint32_t width,
+                   uint32_t channels, const qdr_area_products *products, float *line) {
+    for (uint32_t x = 0; x < width; x++, line += channels) {
+        const qdr_area_span *span = &spans[x];
+        const uint8_t *from = row + (size_t)span->first * channels;
+        if (channels == 3 && span->count > 1 && span->middle == products->weight) {
+            rgb_sums(from, span, products, line);
+            continue;
+        }
+        for (uint32_t channel = 0; channel < channels; channel++) {
+            line[channel] = span_sum(from + channel, span, channels, products);
+        }
     }
 }

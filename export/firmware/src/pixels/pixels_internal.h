@@ -95,6 +95,12 @@ typedef struct qdr_area_span {
     float head, middle, tail;
 } qdr_area_span;
 
+/* Nearly all pixels have the same weight: their products are looked up. */
+typedef struct qdr_area_products {
+    float weight;
+    float of[256]; /* level * weight */
+} qdr_area_products;
+
 typedef struct qdr_linear_tap {
     uint32_t first, second; /* source pixels */
     uint32_t weight;        /* of the second, in 256ths */
@@ -119,6 +125,7 @@ typedef struct qdr_resize {
     uint8_t *gathered;        /* [source width * source channels] */
     uint8_t *gray;            /* [source width] */
     qdr_area_span *spans;     /* [width] */
+    qdr_area_products *products;
     qdr_linear_tap *taps;     /* [width] */
     float *line, *sum;        /* [width * channels] */
     uint32_t *whole;          /* [width * channels] */
@@ -135,8 +142,9 @@ void qdr_resize_row(qdr_resize *resize, uint32_t y, uint8_t *out);
 
 /* area.c and linear.c */
 qdr_area_span qdr_area_span_of(uint32_t index, double scale, uint32_t source);
+void qdr_area_products_of(double scale, qdr_area_products *products);
 void qdr_area_line(const uint8_t *row, const qdr_area_span *spans, uint32_t width,
-                   uint32_t channels, float *line);
+                   uint32_t channels, const qdr_area_products *products, float *line);
 qdr_linear_tap qdr_linear_tap_of(uint32_t index, uint32_t target, uint32_t source);
 
 /* view.c: works on the picture reduced to at most 256 x 256 pixels. */

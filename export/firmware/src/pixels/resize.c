@@ -51,6 +51,7 @@ void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *sourc
     resize->gathered = qdr_arena_take(arena, stored, 1);
     resize->gray = qdr_arena_take(arena, resize->to_gray ? source->width : 0, 1);
     resize->spans = qdr_arena_take(arena, width, sizeof(qdr_area_span));
+    resize->products = qdr_arena_take(arena, 1, sizeof(qdr_area_products));
     resize->line = qdr_arena_take(arena, samples, sizeof(float));
     resize->sum = qdr_arena_take(arena, samples, sizeof(float));
     resize->whole = qdr_arena_take(arena, samples, sizeof(uint32_t));
@@ -62,6 +63,7 @@ void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *sourc
     }
     choose_method(resize, by_area);
     const double scale = scale_of(width, source->width);
+    qdr_area_products_of(scale, resize->products);
     for (uint32_t x = 0; x < width; x++) {
         if (resize->method == QDR_RESIZE_AREA) {
             resize->spans[x] = qdr_area_span_of(x, scale, source->width);
@@ -76,10 +78,12 @@ static const uint8_t *source_row(const qdr_resize *resize, uint32_t y) {
     if (!resize->to_gray) {
         return row;
     }
-    for (uint32_t x = 0; x < resize->source->width; x++) {
-        resize->gray[x] = qdr_gray(row + (size_t)x * 3);
+    uint8_t *gray = resize->gray;
+    const uint32_t width = resize->source->width;
+    for (uint32_t x = 0; x < width; x++, row += 3) {
+        gray[x] = qdr_gray(row);
     }
-    return resize->gray;
+    return gray;
 }
 
 static void blocks_row(qdr_resize *resize, uint32_t y, uint8_t *out) {
@@ -119,7 +123,8 @@ static void area_row(qdr_resize *resize, uint32_t y, uint8_t *out) {
         /* The last source row of one row is often the first one of the next. */
         if (resize->held[0] != rows.first + i) {
             const uint8_t *from = source_row(resize, rows.first + i);
-            qdr_area_line(from, resize->spans, resize->width, resize->channels, line);
+            qdr_area_line(from, resize->spans, resize->width, resize->channels,
+                          resize->products, line);
             resize->held[0] = rows.first + i;
         }
         const float middle = i + 1 == rows.count ? rows.tail : rows.middle;
