@@ -79,6 +79,76 @@ qdr_status qdr_pixels_prepare(const qdr_pixels_spec *spec, const qdr_pixels_imag
 qdr_status qdr_pixels_window_u16(const qdr_pixels_spec *spec, const uint16_t *values, size_t count,
                                  uint8_t *out);
 
+/* The gate: is this a picture of the right kind, and good enough to decide on?
+ *
+ * Fourteen features of the preprocessed image, each with an interval: qdr_edge/gate measures the
+ * same numbers and gives the same verdict. It is no proof that what passes is a retina.
+ */
+#define QDR_GATE_VERSION 2u
+
+typedef enum qdr_gate_feature {
+    QDR_GATE_STRUCTURE,  /* mean contrast at 2..8 px */
+    QDR_GATE_GRAIN,      /* contrast below 2 px over structure */
+    QDR_GATE_REDNESS,    /* mean of (R - B) / (R + G + B) over lit pixels */
+    QDR_GATE_WARMTH,     /* share of lit pixels with R >= G >= B */
+    QDR_GATE_CORNERS,    /* share of the corners that is lit */
+    QDR_GATE_FILL,       /* share of the inscribed disc that is lit */
+    QDR_GATE_BANDS,      /* share of the gradient energy that is vertical */
+    QDR_GATE_BACKDROP,   /* median level of the whole image, 0..255 */
+    QDR_GATE_BRIGHTNESS, /* median level inside the lit region, 0..255 */
+    QDR_GATE_CONTRAST,   /* standard deviation of the level inside the lit region */
+    QDR_GATE_DETAIL,     /* mean contrast below 2 px */
+    QDR_GATE_VISIBLE,    /* share of the lit region that shows detail */
+    QDR_GATE_LAYERS,     /* level by which four of five columns rise above their ends */
+    QDR_GATE_FLAT,       /* share of the lit pixels in stretches of one even tone */
+    QDR_GATE_FEATURES
+} qdr_gate_feature;
+
+/* The closed interval of each feature that passes, in the order above; as in a bundle's manifest
+ * under `decision.gates`. Infinite ends are allowed, NaN is not. */
+typedef struct qdr_gate_limits {
+    double low[QDR_GATE_FEATURES];
+    double high[QDR_GATE_FEATURES];
+} qdr_gate_limits;
+
+typedef enum qdr_gate_outcome {
+    QDR_GATE_ACCEPTED = 0,
+    QDR_GATE_INVALID_INPUT = 1,
+    QDR_GATE_UNGRADABLE = 2
+} qdr_gate_outcome;
+
+typedef struct qdr_gate_result {
+    qdr_gate_outcome outcome;
+    const char *reason;       /* one line in static memory; "" if accepted */
+    qdr_gate_feature feature; /* the one that lies outside, unless accepted */
+    double value, bound;      /* of that feature; 0 if accepted */
+    /* How far inside its limits the worst feature of quality lies, in units of that feature, or
+     * how far outside the worst feature of any sort; negative only if rejected. */
+    double margin;
+    double features[QDR_GATE_FEATURES];
+} qdr_gate_result;
+
+/* Name of a feature as in a manifest, in static memory; "" if out of range. */
+const char *qdr_gate_feature_name(qdr_gate_feature feature);
+
+/* The limits of networks that bring none of their own. */
+qdr_status qdr_gate_default_limits(qdr_pixels_modality modality, qdr_gate_limits *limits);
+
+/* The scratch memory that `qdr_gate_check` needs; 0 if size is not in 32..1024. At most 384 KiB. */
+size_t qdr_gate_scratch_bytes(uint32_t size);
+
+/* Whether an image may be decided on.
+ *
+ * pixels: uint8 [3, size, size] of qdr_pixels_prepare. result: written whole if QDR_OK is
+ * returned, which says that the gate ran, not that the image passed.
+ *
+ * QDR_BAD_ARGUMENT: a null pointer, another modality, size not in 32..1024, an interval with no
+ * value in it. QDR_NO_SPACE: scratch is too small. QDR_UNSUPPORTED: as qdr_pixels_prepare.
+ */
+qdr_status qdr_gate_check(qdr_pixels_modality modality, const qdr_gate_limits *limits,
+                          const uint8_t *pixels, uint32_t size, void *scratch,
+                          size_t scratch_bytes, qdr_gate_result *result);
+
 #ifdef __cplusplus
 }
 #endif

@@ -137,6 +137,9 @@ typedef struct qdr_resize {
 void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *source, uint32_t width,
                      uint32_t height, bool by_area, bool to_gray);
 
+/* Another picture of the same shape follows: no row that is held belongs to it. */
+void qdr_resize_restart(qdr_resize *resize);
+
 /* Row y of the result, [width * channels]; rows are asked for in order, from 0. */
 void qdr_resize_row(qdr_resize *resize, uint32_t y, uint8_t *out);
 

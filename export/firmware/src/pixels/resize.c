@@ -35,6 +35,10 @@ static void choose_method(qdr_resize *resize, bool by_area) {
     }
 }
 
+void qdr_resize_restart(qdr_resize *resize) {
+    resize->held[0] = resize->held[1] = NO_ROW;
+}
+
 void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *source, uint32_t width,
                      uint32_t height, bool by_area, bool to_gray) {
     memset(resize, 0, sizeof *resize);
@@ -43,7 +47,7 @@ void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *sourc
     resize->channels = resize->to_gray ? 1 : source->channels;
     resize->width = width;
     resize->height = height;
-    resize->held[0] = resize->held[1] = NO_ROW;
+    qdr_resize_restart(resize);
     const size_t samples = (size_t)width * resize->channels;
     const size_t stored = (size_t)source->width * source->channels;
 
