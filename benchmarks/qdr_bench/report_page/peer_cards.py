@@ -35,9 +35,9 @@ def peers_card(against: Rows, rows: Rows) -> list[Card]:
     ]
     if not lines:
         return []
-    heads = headings("Peer", "p50, ms", "mAP, %", "ours", "ours is faster", text=("ours",))
+    heads = headings("Other", "p50, ms", "mAP, %", "ours", "ours is faster", text=("ours",))
     note = (
-        "The same network made ready by other means, in the same rounds. Compared with the "
-        "artefact of the same runtime, or else the fastest one; 95 % bootstrap interval."
+        "The same network made ready by other means, in the same rounds: beside the artefact of "
+        "the same runtime, and beside the fastest one; 95 % bootstrap interval."
     )
     return [Card("Beside what else there is", note, table=Table(heads, lines))]

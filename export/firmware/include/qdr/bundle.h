@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "qdr/decision.h"
+#include "qdr/pixels.h"
 #include "qdr/status.h"
 
 #ifdef __cplusplus
@@ -30,8 +31,6 @@ extern "C" {
 #define QDR_MAX_TEXT 4096u /* characters */
 #define QDR_MAX_ARTEFACTS 32u
 #define QDR_MAX_GOLDEN 64u
-#define QDR_GATE_VERSION 2u
-#define QDR_GATE_FEATURES 14u
 #define QDR_PREPROCESS_VERSION 1u
 #define QDR_SHA256_BYTES 32u
 #define QDR_KEY_BYTES 32u
@@ -136,7 +135,7 @@ typedef struct qdr_bundle {
 } qdr_bundle;
 
 /* The preprocessing contract; ranges as in qdr_edge/preprocess.py. */
-typedef struct qdr_preprocess {
+typedef struct qdr_contract {
     qdr_modality modality;
     uint32_t version;
     uint32_t size;
@@ -146,16 +145,7 @@ typedef struct qdr_preprocess {
     uint32_t clahe_clip_x100;
     uint32_t clahe_tiles;
     uint32_t median_kernel;
-} qdr_preprocess;
-
-/* The closed interval of each feature that passes the image-quality gate, in the order structure,
- * grain, redness, warmth, corners, fill, bands, backdrop, brightness, contrast, detail, visible,
- * layers, flat; see qdr_edge/gate/features.py.
- */
-typedef struct qdr_gates {
-    double low[QDR_GATE_FEATURES];
-    double high[QDR_GATE_FEATURES]; /* at least low */
-} qdr_gates;
+} qdr_contract;
 
 /* Verify a bundle: container, signature, manifest, security version, every entry's hash.
  *
@@ -195,14 +185,14 @@ const qdr_artefact *qdr_manifest_artefact(const qdr_manifest *manifest, qdr_text
  * QDR_UNSUPPORTED: another version, an unknown field, a value out of range.
  * QDR_BAD_BUNDLE: it contradicts its hash, the model's size or the modality.
  */
-qdr_status qdr_manifest_preprocess(const qdr_manifest *manifest, qdr_preprocess *out);
+qdr_status qdr_manifest_preprocess(const qdr_manifest *manifest, qdr_contract *out);
 
 /* The gate's limits.
  *
  * QDR_UNSUPPORTED: of another version of the features.
  * QDR_BAD_BUNDLE: a feature is missing or unknown, or an interval is not two numbers as exact text.
  */
-qdr_status qdr_manifest_gates(const qdr_manifest *manifest, qdr_gates *out);
+qdr_status qdr_manifest_gates(const qdr_manifest *manifest, qdr_gate_limits *out);
 
 /* The operating point. QDR_BAD_BUNDLE: the temperature is not a positive number. */
 qdr_status qdr_manifest_rule(const qdr_manifest *manifest, qdr_rule *out);

@@ -14,7 +14,7 @@ const qdr_artefact *qdr_manifest_artefact(const qdr_manifest *manifest, qdr_text
     return NULL;
 }
 
-static bool spec_is_valid(const qdr_preprocess *s) {
+static bool spec_is_valid(const qdr_contract *s) {
     return s->modality != 0 && s->version == QDR_PREPROCESS_VERSION && s->clahe_tiles >= 1 &&
            s->clahe_tiles <= 32 && s->size >= 32 && s->size <= 1024 && s->decode_margin >= 1 &&
            s->decode_margin <= 8 && s->window_low < s->window_high && s->window_high <= 65535 &&
@@ -42,7 +42,7 @@ static size_t put_number(char *out, size_t used, uint32_t value) {
 }
 
 /* SHA-256 of PreprocessSpec.to_dict() as canonical JSON. */
-static void hash_spec(const qdr_preprocess *s, uint8_t digest[QDR_SHA256_BYTES]) {
+static void hash_spec(const qdr_contract *s, uint8_t digest[QDR_SHA256_BYTES]) {
     const struct {
         const char *before;
         uint32_t value;
@@ -78,7 +78,7 @@ static qdr_modality read_modality(qdr_json *json) {
     return QDR_MODALITY_OCT;
 }
 
-qdr_status qdr_manifest_preprocess(const qdr_manifest *manifest, qdr_preprocess *out) {
+qdr_status qdr_manifest_preprocess(const qdr_manifest *manifest, qdr_contract *out) {
     static const char *const FIELDS[] = {
         "clahe_clip_x100", "clahe_tiles", "decode_margin", "median_kernel", "modality",
         "size",            "version",     "window_high",   "window_low",
@@ -148,7 +148,7 @@ static bool gate_version_is_known(qdr_view gates) {
     return found ? known : !structure;
 }
 
-qdr_status qdr_manifest_gates(const qdr_manifest *manifest, qdr_gates *out) {
+qdr_status qdr_manifest_gates(const qdr_manifest *manifest, qdr_gate_limits *out) {
     if (manifest == NULL || out == NULL) {
         return QDR_BAD_ARGUMENT;
     }

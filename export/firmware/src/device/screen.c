@@ -1,0 +1,127 @@
+/* One image's way: preprocessing, gate, network, decision. */
+#include <string.h>
+
+#include "device/layout.h"
+
+static const char UNREADABLE[] = "the image cannot be read";
+static const char FAULTY[] = "the self-test has failed";
+static const char NOT_FINITE[] = "the network's answer is not a number";
+
+qdr_arena qdr_arena_layout(const qdr_device *device) {
+    size_t pixels = (size_t)3 * device->pixels.size * device->pixels.size;
+    return (qdr_arena){0, (pixels + QDR_ARENA_ALIGNMENT - 1) / QDR_ARENA_ALIGNMENT *
+                              QDR_ARENA_ALIGNMENT};
+}
+
+size_t qdr_arena_bytes(const qdr_device *device, uint32_t width, uint32_t height,
+                       uint32_t threads) {
+    if (device == NULL || !device->is_open) {
+        return 0;
+    }
+    size_t plan = qdr_plan_arena_bytes(&device->plan, threads);
+    size_t scratch = qdr_pixels_scratch_bytes(&device->pixels, width, height);
+    size_t gate = qdr_gate_scratch_bytes(device->pixels.size);
+    if (plan == 0 || scratch == 0 || gate == 0) {
+        return 0;
+    }
+    /* The three are never needed at the same time. */
+    size_t largest = plan > scratch ? plan : scratch;
+    largest = largest > gate ? largest : gate;
+    return qdr_arena_layout(device).rest + largest;
+}
+
+/* The part of the arena behind the input, or nothing where it is too small. */
+static bool rest_of(const qdr_device *device, void *arena, size_t arena_bytes, void **rest,
+                    size_t *rest_bytes) {
+    size_t begin = qdr_arena_layout(device).rest;
+    if (arena == NULL || (uintptr_t)arena % QDR_ARENA_ALIGNMENT != 0 || arena_bytes <= begin) {
+        return false;
+    }
+    *rest = (uint8_t *)arena + begin;
+    *rest_bytes = arena_bytes - begin;
+    return true;
+}
+
+qdr_status qdr_preprocess(const qdr_device *device, const qdr_pixels_image *image, void *arena,
+                          size_t arena_bytes, uint8_t *pixels, qdr_gate_result *gate) {
+    void *rest;
+    size_t rest_bytes;
+    if (device == NULL || image == NULL || pixels == NULL) {
+        return QDR_BAD_ARGUMENT;
+    }
+    if (!device->is_open) {
+        return QDR_CLOSED;
+    }
+    if (!rest_of(device, arena, arena_bytes, &rest, &rest_bytes)) {
+        return QDR_NO_SPACE;
+    }
+    qdr_status status = qdr_pixels_prepare(&device->pixels, image, rest, rest_bytes, pixels);
+    if (status == QDR_OK && gate != NULL) {
+        status = qdr_gate_check(device->pixels.modality, &device->gates, pixels,
+                                device->pixels.size, rest, rest_bytes, gate);
+    }
+    return status;
+}
+
+qdr_status qdr_infer(const qdr_device *device, const uint8_t *pixels, void *arena,
+                     size_t arena_bytes, const qdr_run_options *options, float *logits) {
+    void *rest;
+    size_t rest_bytes;
+    if (device == NULL) {
+        return QDR_BAD_ARGUMENT;
+    }
+    if (!device->is_open) {
+        return QDR_CLOSED;
+    }
+    if (!rest_of(device, arena, arena_bytes, &rest, &rest_bytes)) {
+        return QDR_NO_SPACE;
+    }
+    return qdr_plan_infer(&device->plan, pixels, rest, rest_bytes, options, logits);
+}
+
+static qdr_status answer(qdr_result *result, qdr_outcome outcome, const char *reason) {
+    result->decision = (qdr_decision){.outcome = outcome};
+    result->reason = reason;
+    return QDR_OK;
+}
+
+qdr_status qdr_screen(const qdr_device *device, const qdr_pixels_image *image, void *arena,
+                      size_t arena_bytes, const qdr_run_options *options, qdr_result *result) {
+    if (device == NULL || result == NULL) {
+        return QDR_BAD_ARGUMENT;
+    }
+    memset(result, 0, sizeof *result);
+    answer(result, QDR_OUTCOME_FAULT, FAULTY);
+    if (!device->is_open) {
+        return QDR_CLOSED;
+    }
+    if (device->is_faulty) {
+        return QDR_OK;
+    }
+    if (image == NULL) {
+        return answer(result, QDR_OUTCOME_INVALID_INPUT, UNREADABLE);
+    }
+    uint8_t *pixels = arena;
+    qdr_status status =
+        qdr_preprocess(device, image, arena, arena_bytes, pixels, &result->gate);
+    if (status == QDR_BAD_IMAGE) {
+        return answer(result, QDR_OUTCOME_INVALID_INPUT, UNREADABLE);
+    }
+    if (status != QDR_OK) {
+        return status;
+    }
+    if (result->gate.outcome != QDR_GATE_ACCEPTED) {
+        return answer(result,
+                      result->gate.outcome == QDR_GATE_UNGRADABLE ? QDR_OUTCOME_UNGRADABLE
+                                                                  : QDR_OUTCOME_INVALID_INPUT,
+                      result->gate.reason);
+    }
+    status = qdr_infer(device, pixels, arena, arena_bytes, options, result->logits);
+    if (status != QDR_OK) {
+        return status;
+    }
+    result->has_logits = true;
+    status = qdr_decide(&device->rule, result->logits, device->plan.classes, &result->decision);
+    result->reason = result->decision.outcome == QDR_OUTCOME_FAULT ? NOT_FINITE : "";
+    return status;
+}
