@@ -43,7 +43,9 @@ def test_it_builds_without_a_warning_and_passes_its_tests(tmp_path: Path) -> Non
 
 
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    out = run("ctest", "--test-dir", built(tmp_path, "-DQDR_SANITIZE=ON", "-DQDR_WERROR=ON"), "--verbose")
+    out = run(
+        "ctest", "--test-dir", built(tmp_path, "-DQDR_SANITIZE=ON", "-DQDR_WERROR=ON"), "--verbose"
+    )
     assert "100% tests passed" in out
     assert "ran within their memory" in out
 
