@@ -13,7 +13,6 @@ import sys
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qdr_edge.bundle import read_bundle, seal
-from qdr_edge.files import canonical_json
 from qdr_edge.gate import default_limits
 from qdr_edge.keys import SigningKey, TrustStore
 from qdr_edge.manifest import Manifest, without_floats
@@ -34,7 +33,7 @@ def sample() -> bytes:
         "created": "2025-01-01T00:00:00Z",
         "modality": "fundus",
         "synthetic": True,
-        "labels": {"name": "test", "codes": CODES, "names": ["normal", "dry \u201cAMD\u201d", "D\n"]},
+        "labels": {"name": "test", "codes": CODES, "names": ["normal", "\u201cAMD\u201d", "D\n"]},
         "input": {"size": 64},
         "preprocess": {"spec": spec.to_dict(), "sha256": spec.sha256},
         "decision": {
@@ -75,7 +74,7 @@ def header(data: bytes, key: bytes) -> str:
         return "\n".join("    " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)
 
     return (
-        "/* Written by make_sample.py: a small signed bundle and the public key that signed it. */\n"
+        "/* Written by make_sample.py: a small signed bundle and its signer's public key. */\n"
         "#include <stdint.h>\n\n"
         f"static const uint8_t SAMPLE[{len(data)}] = {{\n{array(data)}\n}};\n\n"
         f"static const uint8_t SAMPLE_KEY[1][32] = {{{{\n{array(key)}\n}}}};\n"
@@ -84,7 +83,5 @@ def header(data: bytes, key: bytes) -> str:
 
 if __name__ == "__main__":
     made = sample()
-    assert read_bundle(made, trust=TrustStore.of(KEY.public)).manifest.to_bytes() == canonical_json(
-        read_bundle(made, trust=TrustStore.of(KEY.public)).manifest.model_dump(mode="json")
-    )
+    read_bundle(made, trust=TrustStore.of(KEY.public))
     sys.stdout.write(header(made, KEY.public.raw))
