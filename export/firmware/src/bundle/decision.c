@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Floating point is forced here: Python's decision of exclusive labels is defined by float64
- * operations and exp() and log(). There is no a * b + c in a sum that counts, so that contraction to a
+ * operations and exp() and log(). No sum that counts has a product in it, so that contraction to a
  * fused multiply-add cannot change a bit; wider intermediate results and -ffast-math would.
  */
 #if defined(__FAST_MATH__)
