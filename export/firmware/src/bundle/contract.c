@@ -118,7 +118,7 @@ qdr_status qdr_manifest_preprocess(const qdr_manifest *manifest, qdr_contract *o
     return agrees ? QDR_OK : QDR_BAD_BUNDLE;
 }
 
-/* Features as the manifest sorts them, and where each stands in qdr_gates. */
+/* Features as the manifest sorts them, and where each stands in qdr_gate_limits. */
 static const char *const GATE_FIELDS[] = {
     "backdrop", "bands",  "brightness", "contrast", "corners",   "detail",  "fill",  "flat",
     "grain",    "layers", "redness",    "structure", "version",  "visible", "warmth",

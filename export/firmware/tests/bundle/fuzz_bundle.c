@@ -47,8 +47,8 @@ static void use_text(qdr_text text) {
 
 /* All that a device may ask of a manifest that was accepted. */
 static void use_manifest(const qdr_manifest *m) {
-    qdr_preprocess spec;
-    qdr_gates gates;
+    qdr_contract spec;
+    qdr_gate_limits gates;
     qdr_rule rule;
     double logits[QDR_MAX_LABELS];
     static qdr_decision decision;

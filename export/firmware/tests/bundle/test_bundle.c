@@ -125,8 +125,8 @@ static void test_canonical(void) {
 static void test_sample(void) {
     static qdr_bundle bundle;
     qdr_bundle_error where;
-    qdr_preprocess spec;
-    qdr_gates gates;
+    qdr_contract spec;
+    qdr_gate_limits gates;
     qdr_rule rule;
     qdr_view view;
     double logits[3];
