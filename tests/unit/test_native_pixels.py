@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qdr_edge.decision import Outcome
-from qdr_edge.gate import FEATURES, check, default_limits, measure
+from qdr_edge.gate import FEATURES, GateLimits, GateResult, check, default_limits, measure
 from qdr_edge.preprocess import PreprocessSpec, field_of_view, load_image, preprocess, white_frame
 
 FIRMWARE = Path(__file__).parents[2] / "export" / "firmware"
@@ -67,11 +67,11 @@ class Image(ctypes.Structure):
     ]
 
 
+Ends = ctypes.c_double * len(FEATURES)
+
+
 class Limits(ctypes.Structure):
-    _fields_ = [
-        ("low", ctypes.c_double * len(FEATURES)),
-        ("high", ctypes.c_double * len(FEATURES)),
-    ]
+    _fields_ = [("low", Ends), ("high", Ends)]
 
 
 class Result(ctypes.Structure):
@@ -82,7 +82,7 @@ class Result(ctypes.Structure):
         ("value", ctypes.c_double),
         ("bound", ctypes.c_double),
         ("margin", ctypes.c_double),
-        ("features", ctypes.c_double * len(FEATURES)),
+        ("features", Ends),
     ]
 
 
@@ -300,15 +300,42 @@ def test_white_frames_are_cut_at_the_same_lines(
     assert (box.top, box.bottom, box.left, box.right) == white_frame(gray)
 
 
+def test_means_that_end_in_a_half_are_rounded_alike(library: ctypes.CDLL) -> None:
+    # 1 / (1 / 98) is not 98: such blocks are added up in single precision, others are not.
+    for ratio in (2, 3, 96, 98):
+        levels = np.random.default_rng(ratio).integers(0, 240, (32, 32))
+        picture = np.repeat(np.repeat(levels, ratio, axis=0), ratio, axis=1)
+        picture = (picture + np.arange(32 * ratio)[:, None] % 2).astype(np.uint8)
+        spec = PreprocessSpec("oct", 32)
+        assert np.array_equal(native(library, picture, spec), load_image(picture, spec))
+
+
+@pytest.mark.parametrize(("side", "size"), [(36, 1024), (34, 512), (60, 1024)])
+def test_weights_that_end_in_a_half_are_rounded_alike(
+    library: ctypes.CDLL, side: int, size: int
+) -> None:
+    picture, spec = draw("noise", size, side, side), PreprocessSpec("oct", size)
+    assert np.array_equal(native(library, picture, spec), preprocess(picture, spec))
+
+
 @pytest.mark.parametrize("first", ["upper", "left"])
 def test_of_equal_regions_the_same_one_counts(library: ctypes.CDLL, first: str) -> None:
     picture = np.zeros((240, 240, 3), np.uint8)
-    picture[40:100, 130:190] = picture[120:180, 40:100] = 200
+    picture[40:100, 130:190], picture[120:180, 40:100] = 200, 120
     if first == "left":
         picture = np.ascontiguousarray(picture.transpose(1, 0, 2))
     spec = PreprocessSpec("fundus", 64)
     assert field_of_view(picture) != (0, 240, 0, 240)
     assert np.array_equal(native(library, picture, spec), preprocess(picture, spec))
+
+
+def test_discs_hardly_brighter_than_their_border_are_cut_alike(library: ctypes.CDLL) -> None:
+    spec = PreprocessSpec("fundus", 64)
+    for level in range(16):
+        for dark in (0, 2):
+            picture = np.full((200, 300, 3), dark, np.uint8)
+            cv2.circle(picture, (140, 90), 60, (level + dark,) * 3, -1)
+            assert np.array_equal(native(library, picture, spec), preprocess(picture, spec))
 
 
 def test_the_windows_are_those_of_the_decoder(library: ctypes.CDLL) -> None:
@@ -340,15 +367,12 @@ def scan(rng: np.random.Generator, side: int) -> Pixels:
     return np.repeat(np.clip(level, 0, 255).astype(np.uint8)[None], 3, axis=0)
 
 
-def gate(library: ctypes.CDLL, pixels: Pixels, modality: str) -> Result:
+def gate(library: ctypes.CDLL, pixels: Pixels, modality: str, of: GateLimits) -> Result:
     size = pixels.shape[1]
     needed = library.qdr_gate_scratch_bytes(size)
     scratch = np.full(needed, 0xA5, np.uint8)
-    limits, result = Limits(), Result()
+    limits, result = Limits(Ends(*of.low), Ends(*of.high)), Result()
     kind = MODALITIES[modality]
-    assert library.qdr_gate_default_limits(kind, ctypes.byref(limits)) == 0
-    assert tuple(limits.low) == default_limits(modality).low
-    assert tuple(limits.high) == default_limits(modality).high
     status = library.qdr_gate_check(
         kind,
         ctypes.byref(limits),
@@ -376,14 +400,19 @@ def test_the_gate_finds_the_same_figures_and_verdict(
         pixels = scan(np.random.default_rng(seed), size)
     else:
         pixels = np.ascontiguousarray(draw(kind, seed, size, size).transpose(2, 0, 1))
-    expected = check(pixels, modality, default_limits(modality))
-    result = gate(library, pixels, modality)
+    limits = default_limits(modality)
+    expected = check(pixels, modality, limits)
+    result = gate(library, pixels, modality, limits)
     for name, value, found in zip(
         FEATURES, astuple(measure(pixels, modality)), result.features, strict=True
     ):
         # Python's power of 0.5 is not always the square root to the last bit; C's root is.
         close = name == "contrast" and math.isclose(value, found, rel_tol=2**-51)
         assert close or value == found, name
+    assert_same_verdict(result, expected)
+
+
+def assert_same_verdict(result: Result, expected: GateResult) -> None:
     assert result.outcome == OUTCOMES[expected.outcome]
     assert math.isclose(result.margin, expected.margin, rel_tol=1e-12)
     reason = result.reason.decode()
@@ -392,6 +421,34 @@ def test_the_gate_finds_the_same_figures_and_verdict(
         name = FEATURES[result.feature]
         reason += f" ({name} {result.value:.2f}, expected {sign} {result.bound:.2f})"
     assert reason == expected.reason
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_each_end_of_each_interval_rejects_in_the_same_words(
+    library: ctypes.CDLL, modality: str
+) -> None:
+    pixels = scan(np.random.default_rng(5), 128)
+    values = astuple(measure(pixels, modality))
+    for index, value in enumerate(values):
+        for end in ("low", "high", "both"):
+            low, high = [-math.inf] * len(values), [math.inf] * len(values)
+            if end != "high":
+                low[index] = value + 1
+            else:
+                high[index] = value - 1
+            if end == "both" and index:  # two ends reject: the order of the rules decides
+                high[index - 1] = values[index - 1] - 1
+            limits = GateLimits(tuple(low), tuple(high))
+            result = gate(library, pixels, modality, limits)
+            assert_same_verdict(result, check(pixels, modality, limits))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_default_limits_are_the_same(library: ctypes.CDLL, modality: str) -> None:
+    limits = Limits()
+    assert library.qdr_gate_default_limits(MODALITIES[modality], ctypes.byref(limits)) == 0
+    assert tuple(limits.low) == default_limits(modality).low
+    assert tuple(limits.high) == default_limits(modality).high
 
 
 def ellipse(width: int, height: int, seed: int) -> Pixels:

@@ -139,8 +139,9 @@ size_t qdr_gate_scratch_bytes(uint32_t size);
 
 /* Whether an image may be decided on.
  *
- * pixels: uint8 [3, size, size] of qdr_pixels_prepare. result: written whole if QDR_OK is
- * returned, which says that the gate ran, not that the image passed.
+ * pixels: uint8 [3, size, size] of qdr_pixels_prepare. result: always written whole. QDR_OK says
+ * that the gate ran, not that the image passed; with any other status the outcome is
+ * QDR_GATE_INVALID_INPUT.
  *
  * QDR_BAD_ARGUMENT: a null pointer, another modality, size not in 32..1024, an interval with no
  * value in it. QDR_NO_SPACE: scratch is too small. QDR_UNSUPPORTED: as qdr_pixels_prepare.

@@ -145,6 +145,13 @@ size_t qdr_gate_scratch_bytes(uint32_t size) {
 qdr_status qdr_gate_check(qdr_pixels_modality modality, const qdr_gate_limits *limits,
                           const uint8_t *pixels, uint32_t size, void *scratch,
                           size_t scratch_bytes, qdr_gate_result *result) {
+    if (result) {
+        /* A caller that overlooks the status must not find an image accepted. */
+        memset(result, 0, sizeof *result);
+        result->outcome = QDR_GATE_INVALID_INPUT;
+        result->reason = "the gate did not run";
+        result->margin = -INFINITY;
+    }
     const size_t needed = qdr_gate_scratch_bytes(size);
     if (!is_modality(modality) || !limits || !pixels || !scratch || !result || !needed ||
         !limits_are_good(limits)) {
@@ -162,7 +169,7 @@ qdr_status qdr_gate_check(qdr_pixels_modality modality, const qdr_gate_limits *l
     const qdr_view plane = plane_of(pixels, size);
     qdr_gate_picture picture;
     qdr_gate_open(&picture, &arena, &plane);
-    memset(result, 0, sizeof *result);
+    result->outcome = QDR_GATE_ACCEPTED;
     result->reason = "";
     result->margin = INFINITY;
     qdr_gate_measure(&picture, pixels, size, result->features);

@@ -282,8 +282,12 @@ static void test_the_gate(void) {
     CHECK(qdr_gate_check(fundus, &limits, other, 96, scratch, needed, &result) == QDR_OK);
     CHECK(result.outcome == QDR_GATE_INVALID_INPUT && result.margin < 0);
     CHECK(strcmp(result.reason, "an empty or even picture") == 0);
+    result.outcome = QDR_GATE_ACCEPTED;
     CHECK(qdr_gate_check(fundus, &limits, other, 96, scratch, needed - 1, &result) ==
           QDR_NO_SPACE);
+    CHECK(result.outcome == QDR_GATE_INVALID_INPUT && result.margin < 0);
+    CHECK(strcmp(result.reason, "the gate did not run") == 0);
+    CHECK(qdr_gate_check(fundus, &limits, other, 96, scratch, needed, NULL) == QDR_BAD_ARGUMENT);
     CHECK(qdr_gate_check(fundus, &limits, NULL, 96, scratch, needed, &result) == QDR_BAD_ARGUMENT);
     CHECK(qdr_gate_check(fundus, &limits, other, 16, scratch, needed, &result) ==
           QDR_BAD_ARGUMENT);
