@@ -154,8 +154,10 @@ def _build(folder: Path, *, options: list[str], sources: list[Path], name: str) 
     if compiler is None:
         pytest.skip("no C compiler `cc`: the native bundle reader is NOT tested")
     vendor = folder / "monocypher.o"
+    sanitizers = options if "-g" in options else []
     commands = [
-        [compiler, "-O2", "-fPIC", "-c", FIRMWARE / "vendor/monocypher/monocypher.c", "-o", vendor],
+        [compiler, "-O2", "-fPIC", *sanitizers, "-c", FIRMWARE / "vendor/monocypher/monocypher.c",
+         "-o", vendor],
         [compiler, *STRICT, *options, "-I", FIRMWARE / "include", *sources, vendor,
          "-lm", "-o", folder / name],
     ]  # fmt: skip
