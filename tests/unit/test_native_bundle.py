@@ -841,6 +841,40 @@ def test_signatures_under_keys_of_small_order(lib: ctypes.CDLL) -> None:
     assert parted > 0
 
 
+def _container_status(lib: ctypes.CDLL, data: bytes) -> int:
+    where, space = Error(), ctypes.create_string_buffer(64)
+    status: int = lib.qdr_container_check(space, data, size_t(len(data)), ctypes.byref(where))
+    return status
+
+
+def test_containers_without_a_signature_in_the_way(
+    lib: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus, and names of every kind, by the container's rules alone."""
+    random, accepted = Random(11), 0
+    samples = [data for data, _ in _collected(monkeypatch)]
+    names = [*test_path_traversal.NAMES, b"n" * 128, b"n" * 129, b"_", b"a/b/c", b"a/-b", b"a/_b"]
+    for _ in range(3000):
+        names.append(
+            bytes(random.choice(b"aZ09_.-/ \\\x00\xe9~") for _ in range(random.randint(0, 6)))
+        )
+    for name in names:
+        samples.append(evil.build([evil.Entry(b"manifest.json", b"{}"), evil.Entry(name, b"x")]))
+    for _ in range(500):
+        order = [evil.Entry(bytes(random.choice(b"ab.-_Z") for _ in range(2))) for _ in range(3)]
+        samples.append(evil.build(sorted(order, key=lambda entry: entry.name)))
+        samples.append(evil.build(order))
+    for data in samples:
+        try:
+            read_container(data)
+            expected = OK
+        except BundleError:
+            expected = BAD_BUNDLE
+        assert _container_status(lib, data) == expected, data[-200:]
+        accepted += expected == OK
+    assert 500 < accepted < len(samples) - 500
+
+
 def test_containers_changed_at_random_are_read_alike(lib: ctypes.CDLL) -> None:
     random = Random(9)
     good = evil.GOOD
@@ -865,8 +899,10 @@ def test_entries_put_together_at_random(lib: ctypes.CDLL) -> None:
             del files[name]
         for _ in range(random.randint(0, 2)):
             name = random.choice([*files, "a", "zz/y", "Z"])
-            change = random.randrange(4)
-            if change == 0:
+            change = random.randrange(5)
+            if change == 4 and name in value["entries"]:
+                value["entries"][name]["size"] += 1
+            elif change == 0:
                 files[name] = random.randbytes(random.randrange(5))
             elif change == 1 and len(files) > 1:
                 files.pop(name, None)
