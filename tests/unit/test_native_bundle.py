@@ -539,6 +539,68 @@ def test_random_bits_of_a_bundle_that_works(lib: ctypes.CDLL, count: int) -> Non
     assert _open(lib, buffer.raw)[0] == OK
 
 
+def _drawn(random: Random) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A valid manifest with other values in every field that C hands out, and its entries."""
+
+    def text(most: int) -> str:
+        alphabet = 'aZ9 ._-"\\\n\t\x00\x1f\x7f/é\u2028\U0001f600'
+        return "".join(random.choices(alphabet, k=random.randint(0, most)))
+
+    def number() -> str:
+        return repr(random.choice([random.gauss(0, 9), 10.0 ** random.randint(-30, 30), -0.0, 3.5]))
+
+    value = evil.manifest_of()
+    count = random.choice([1, 2, 5, 64])
+    codes = random.sample(["NOR", *(f"L{k}.x+_-" for k in range(80))], count)
+    files = {f"f/{k}": random.randbytes(random.randint(0, 80)) for k in range(random.randint(1, 9))}
+    targets = [f"t{k}" for k in range(random.randint(1, 32))]
+    value |= {
+        "bundle_id": "b" * random.randint(1, 128), "model_version": "1.0+" + codes[0],
+        "security_version": random.choice([0, 2**31 - 1]), "licence": text(4096),
+        "synthetic": random.random() < 0.5, "proven": random.random() < 0.5,
+        "modality": random.choice(["oct", "fundus"]), "input": {"size": random.randint(8, 4096)},
+        "labels": {"name": text(9), "codes": codes, "names": [text(30) for _ in codes],
+                   "exclusive": count > 1 and random.random() < 0.5},
+        "decision": {
+            "temperature": number(), "gates": {text(3): [None, {text(2): 1}]},
+            "thresholds": [
+                {"code": code, "logit": random.choice([number(), "inf", "-inf"]), "split": text(5),
+                 "fitted_for": text(5), "reached": random.choice([None, True]), "patients": 7}
+                for code in codes
+            ],
+        },
+        "artefacts": {
+            target: {"entry": random.choice(list(files)), "backend": "b" + target, "opset": 64,
+                     "runtime": text(5), "requires": random.sample(codes, min(count, 3)),
+                     "options": {"o" + target: text(9)}, "logit_step": number(),
+                     "tolerance_steps": random.choice([0, 1, 255])}
+            for target in targets
+        },
+        "golden": [
+            {"name": f"g{k}", "image": random.choice(list(files)),
+             "outcome": random.choice(OUTCOMES[1:5]),
+             "preprocessed_sha256": random.choice(["", random.randbytes(32).hex()]),
+             "positives": random.choices(codes, k=random.randint(0, 3)),
+             "logits": {target: [number() for _ in codes]
+                        for target in random.sample(targets, min(len(targets), 2))}}
+            for k in range(random.choice([0, 1, 8, 64]))
+        ],
+        "entries": evil.listing(files),
+    }  # fmt: skip
+    return value, files
+
+
+def test_every_field_is_read_alike(lib: ctypes.CDLL) -> None:
+    random, seen = Random(12), set()
+    for _ in range(80):
+        value, files = _drawn(random)
+        assert _compare(lib, evil.signed(value, files)) == OK
+        for vector in value["golden"]:
+            order = [value["labels"]["codes"].index(code) for code in vector["positives"]]
+            seen.add(order == sorted(set(order)))
+    assert seen == {True, False}
+
+
 def _rich() -> dict[str, Any]:
     """A manifest with something in every field."""
     made, entries = working_entries()

@@ -7,7 +7,7 @@
  * bit wherever exp() and log() of the C library give the bits that Python's C library gave.
  * Elsewhere, with both within one unit in the last place, a label can be decided otherwise only
  * if its score lies within 2^-47 x max(1, largest |z|) of its threshold; Python's own answers
- * part as much between machines.
+ * may part as much between machines.
  *
  * Part of qdr-edge. Not a medical device.
  */
