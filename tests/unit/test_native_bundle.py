@@ -154,8 +154,10 @@ def _build(folder: Path, *, options: list[str], sources: list[Path], name: str) 
     if compiler is None:
         pytest.skip("no C compiler `cc`: the native bundle reader is NOT tested")
     vendor = folder / "monocypher.o"
+    sanitizers = options if "-g" in options else []
     commands = [
-        [compiler, "-O2", "-fPIC", "-c", FIRMWARE / "vendor/monocypher/monocypher.c", "-o", vendor],
+        [compiler, "-O2", "-fPIC", *sanitizers, "-c", FIRMWARE / "vendor/monocypher/monocypher.c",
+         "-o", vendor],
         [compiler, *STRICT, *options, "-I", FIRMWARE / "include", *sources, vendor,
          "-lm", "-o", folder / name],
     ]  # fmt: skip
@@ -537,6 +539,68 @@ def test_random_bits_of_a_bundle_that_works(lib: ctypes.CDLL, count: int) -> Non
     assert _open(lib, buffer.raw)[0] == OK
 
 
+def _drawn(random: Random) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A valid manifest with other values in every field that C hands out, and its entries."""
+
+    def text(most: int) -> str:
+        alphabet = 'aZ9 ._-"\\\n\t\x00\x1f\x7f/é\u2028\U0001f600'
+        return "".join(random.choices(alphabet, k=random.randint(0, most)))
+
+    def number() -> str:
+        return repr(random.choice([random.gauss(0, 9), 10.0 ** random.randint(-30, 30), -0.0, 3.5]))
+
+    value = evil.manifest_of()
+    count = random.choice([1, 2, 5, 64])
+    codes = random.sample(["NOR", *(f"L{k}.x+_-" for k in range(80))], count)
+    files = {f"f/{k}": random.randbytes(random.randint(0, 80)) for k in range(random.randint(1, 9))}
+    targets = [f"t{k}" for k in range(random.randint(1, 32))]
+    value |= {
+        "bundle_id": "b" * random.randint(1, 128), "model_version": "1.0+" + codes[0],
+        "security_version": random.choice([0, 2**31 - 1]), "licence": text(4096),
+        "synthetic": random.random() < 0.5, "proven": random.random() < 0.5,
+        "modality": random.choice(["oct", "fundus"]), "input": {"size": random.randint(8, 4096)},
+        "labels": {"name": text(9), "codes": codes, "names": [text(30) for _ in codes],
+                   "exclusive": count > 1 and random.random() < 0.5},
+        "decision": {
+            "temperature": number(), "gates": {text(3): [None, {text(2): 1}]},
+            "thresholds": [
+                {"code": code, "logit": random.choice([number(), "inf", "-inf"]), "split": text(5),
+                 "fitted_for": text(5), "reached": random.choice([None, True]), "patients": 7}
+                for code in codes
+            ],
+        },
+        "artefacts": {
+            target: {"entry": random.choice(list(files)), "backend": "b" + target, "opset": 64,
+                     "runtime": text(5), "requires": random.sample(codes, min(count, 3)),
+                     "options": {"o" + target: text(9)}, "logit_step": number(),
+                     "tolerance_steps": random.choice([0, 1, 255])}
+            for target in targets
+        },
+        "golden": [
+            {"name": f"g{k}", "image": random.choice(list(files)),
+             "outcome": random.choice(OUTCOMES[1:5]),
+             "preprocessed_sha256": random.choice(["", random.randbytes(32).hex()]),
+             "positives": random.choices(codes, k=random.randint(0, 3)),
+             "logits": {target: [number() for _ in codes]
+                        for target in random.sample(targets, min(len(targets), 2))}}
+            for k in range(random.choice([0, 1, 8, 64]))
+        ],
+        "entries": evil.listing(files),
+    }  # fmt: skip
+    return value, files
+
+
+def test_every_field_is_read_alike(lib: ctypes.CDLL) -> None:
+    random, seen = Random(12), set()
+    for _ in range(80):
+        value, files = _drawn(random)
+        assert _compare(lib, evil.signed(value, files)) == OK
+        for vector in value["golden"]:
+            order = [value["labels"]["codes"].index(code) for code in vector["positives"]]
+            seen.add(order == sorted(set(order)))
+    assert seen == {True, False}
+
+
 def _rich() -> dict[str, Any]:
     """A manifest with something in every field."""
     made, entries = working_entries()
@@ -839,6 +903,40 @@ def test_signatures_under_keys_of_small_order(lib: ctypes.CDLL) -> None:
     assert parted > 0
 
 
+def _container_status(lib: ctypes.CDLL, data: bytes) -> int:
+    where, space = Error(), ctypes.create_string_buffer(64)
+    status: int = lib.qdr_container_check(space, data, size_t(len(data)), ctypes.byref(where))
+    return status
+
+
+def test_containers_without_a_signature_in_the_way(
+    lib: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus, and names of every kind, by the container's rules alone."""
+    random, accepted = Random(11), 0
+    samples = [data for data, _ in _collected(monkeypatch)]
+    names = [*test_path_traversal.NAMES, b"n" * 128, b"n" * 129, b"_", b"a/b/c", b"a/-b", b"a/_b"]
+    for _ in range(3000):
+        names.append(
+            bytes(random.choice(b"aZ09_.-/ \\\x00\xe9~") for _ in range(random.randint(0, 6)))
+        )
+    for name in names:
+        samples.append(evil.build([evil.Entry(b"manifest.json", b"{}"), evil.Entry(name, b"x")]))
+    for _ in range(500):
+        order = [evil.Entry(bytes(random.choice(b"ab.-_Z") for _ in range(2))) for _ in range(3)]
+        samples.append(evil.build(sorted(order, key=lambda entry: entry.name)))
+        samples.append(evil.build(order))
+    for data in samples:
+        try:
+            read_container(data)
+            expected = OK
+        except BundleError:
+            expected = BAD_BUNDLE
+        assert _container_status(lib, data) == expected, data[-200:]
+        accepted += expected == OK
+    assert 500 < accepted < len(samples) - 500
+
+
 def test_containers_changed_at_random_are_read_alike(lib: ctypes.CDLL) -> None:
     random = Random(9)
     good = evil.GOOD
@@ -863,8 +961,10 @@ def test_entries_put_together_at_random(lib: ctypes.CDLL) -> None:
             del files[name]
         for _ in range(random.randint(0, 2)):
             name = random.choice([*files, "a", "zz/y", "Z"])
-            change = random.randrange(4)
-            if change == 0:
+            change = random.randrange(5)
+            if change == 4 and name in value["entries"]:
+                value["entries"][name]["size"] += 1
+            elif change == 0:
                 files[name] = random.randbytes(random.randrange(5))
             elif change == 1 and len(files) > 1:
                 files.pop(name, None)

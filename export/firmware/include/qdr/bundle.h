@@ -5,6 +5,13 @@
  * is fixed: container, signature, manifest, security version, hashes. Nothing of a bundle may be
  * used unless `qdr_bundle_open` answered QDR_OK. Unsigned bundles are never opened.
  *
+ * Accepted is what Python accepts, with three exceptions on the strict side, none of which a
+ * maker's tool writes: digits outside ASCII in `created`, `true` as the schema of a manifest
+ * without `format`, and gates that are not exactly pairs of exact numbers. And one on the other
+ * side, open to the holder of a trusted key alone: Ed25519 is verified with the cofactor, as RFC
+ * 8032 has it first, where Python's library verifies without it. One device and one workstation
+ * can so be shown a signature on which they part; the bytes that are signed are the same.
+ *
  * Part of qdr-edge. Not a medical device.
  */
 #ifndef QDR_BUNDLE_H
@@ -95,7 +102,7 @@ typedef struct qdr_golden {
     qdr_view logits; /* JSON object; see qdr_golden_logits; {NULL, 0} if there are none */
 } qdr_golden;
 
-/* What was signed: all that a device acts upon. About 14 KB where a pointer has 8 bytes. */
+/* What was signed: all that a device acts upon. 13 KB where a pointer has 8 bytes. */
 typedef struct qdr_manifest {
     uint32_t schema_version;
     uint32_t security_version;
@@ -203,7 +210,7 @@ qdr_status qdr_manifest_rule(const qdr_manifest *manifest, qdr_rule *out);
  */
 qdr_status qdr_golden_logits(const qdr_golden *golden, qdr_text target, double *out, size_t count);
 
-/* Text of a zero-terminated string without characters that JSON escapes; it is not copied. */
+/* Text of a zero-terminated string, not null, without characters that JSON escapes; not copied. */
 qdr_text qdr_text_of(const char *string);
 
 /* Whether two texts are the same. */

@@ -1,11 +1,13 @@
 /* From logits to a decision: scores, thresholds and the possible outcomes.
  *
- * Mirrors qdr_edge/decision.py. Labels that go together: a label's score is its logit, the decision
- * is one comparison of two float64 and identical to Python's on every machine. Labels that exclude
- * each other: the score is z_k - log(sum over j != k of exp z_j) by the very operations of Python,
- * in its order, with a sum that is rounded once; it is identical bit for bit wherever exp() and
- * log() of the C library give the bits that Python's gave. Otherwise a decision can differ only for
- * a score within 4 units in the last place of max(|z_k|, |z_j|, 1) of its threshold.
+ * Mirrors qdr_edge/decision.py. Labels that go together: a label's score is its logit, the
+ * decision is one comparison of two float64 and the same as Python's on every machine. Labels
+ * that exclude each other: the score is z_k - log(sum over j != k of exp z_j) by the very
+ * operations of Python, in its order, with a sum that is rounded once; it is the same bit for
+ * bit wherever exp() and log() of the C library give the bits that Python's C library gave.
+ * Elsewhere, with both within one unit in the last place, a label can be decided otherwise only
+ * if its score lies within 2^-47 x max(1, largest |z|) of its threshold; Python's own answers
+ * may part as much between machines.
  *
  * Part of qdr-edge. Not a medical device.
  */
@@ -41,8 +43,9 @@ typedef struct qdr_rule {
     double thresholds[QDR_MAX_LABELS]; /* [label_count]; may be infinite, never NaN */
 } qdr_rule;
 
-/* One label's answer. Probabilities and their thresholds are for people and are never compared;
- * they are within 2 units in the last place of Python's, and equal where exp() and log() are.
+/* One label's answer. Probabilities and their thresholds are for people and are never compared.
+ * They are Python's bit for bit where exp() and log() are; elsewhere they differ by at most
+ * 2^-49 of their value, among exclusive labels by 2^-46 x max(1, largest |z / temperature|).
  */
 typedef struct qdr_label_result {
     double logit;

@@ -33,21 +33,20 @@ static uint32_t load_be32(const uint8_t *bytes) {
 }
 
 static void add_block(uint32_t state[8], const uint8_t *block) {
-    /* The message schedule lives in a ring of 16 words: a stack of 256 bytes less. */
-    uint32_t w[16];
+    uint32_t w[64];
     uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
     uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+    for (unsigned t = 0; t < 16; t++) {
+        w[t] = load_be32(block + 4u * t);
+    }
+    for (unsigned t = 16; t < 64; t++) {
+        uint32_t s0 = rotated(w[t - 15], 7) ^ rotated(w[t - 15], 18) ^ w[t - 15] >> 3;
+        uint32_t s1 = rotated(w[t - 2], 17) ^ rotated(w[t - 2], 19) ^ w[t - 2] >> 10;
+        w[t] = w[t - 16] + s0 + w[t - 7] + s1;
+    }
     for (unsigned t = 0; t < 64; t++) {
-        if (t < 16) {
-            w[t] = load_be32(block + 4u * t);
-        } else {
-            uint32_t w15 = w[(t - 15) % 16], w2 = w[(t - 2) % 16];
-            uint32_t s0 = rotated(w15, 7) ^ rotated(w15, 18) ^ w15 >> 3;
-            uint32_t s1 = rotated(w2, 17) ^ rotated(w2, 19) ^ w2 >> 10;
-            w[t % 16] += s0 + w[(t - 7) % 16] + s1;
-        }
         uint32_t big1 = rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25);
-        uint32_t t1 = h + big1 + ((e & f) ^ (~e & g)) + ROUND[t] + w[t % 16];
+        uint32_t t1 = h + big1 + ((e & f) ^ (~e & g)) + ROUND[t] + w[t];
         uint32_t big0 = rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22);
         uint32_t t2 = big0 + ((a & b) ^ (a & c) ^ (b & c));
         h = g;
