@@ -8,11 +8,28 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import qdr_edge
+from qdr_edge.bundle import write_bundle
+from qdr_edge.decision import DecisionRule, decide
+from qdr_edge.keys import SigningKey, TrustStore
+from qdr_edge.manifest import Artefact, Decisions, exact_text
+from qdr_edge.preprocess import PreprocessSpec, load_image
+from qdr_edge.runtime import native
+from qdr_edge.runtime.native import NativeSession
+from qdr_export.emit.native import emit
+from qdr_export.graph.canonical import build_canonical
+from tests import bundles
+from tests.bundles import working_entries
+from tests.networks import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = ROOT / "export" / "firmware"
-SOURCES = sorted((FIRMWARE / "src").rglob("*.c"))
+MONOCYPHER = FIRMWARE / "vendor" / "monocypher" / "monocypher.c"
+SOURCES = [*sorted((FIRMWARE / "src").rglob("*.c")), MONOCYPHER]
 DATA = FIRMWARE / "tests" / "data"
 ARM = "aarch64-linux-gnu-gcc"
 
@@ -36,12 +53,18 @@ def built(folder: Path, *settings: str) -> Path:
     return folder
 
 
-def test_it_builds_without_a_warning_and_passes_its_tests(tmp_path: Path) -> None:
-    out = run("ctest", "--test-dir", built(tmp_path), "--verbose")
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("libqdr"), "-DQDR_WERROR=ON")
+
+
+def test_it_builds_without_a_warning_and_passes_its_tests(build: Path) -> None:
+    out = run("ctest", "--test-dir", build, "--verbose")
     assert "100% tests passed" in out
     assert "plain C: equal" in out
 
 
+@pytest.mark.full
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     out = run(
         "ctest", "--test-dir", built(tmp_path, "-DQDR_SANITIZE=ON", "-DQDR_WERROR=ON"), "--verbose"
@@ -50,9 +73,9 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     assert "ran within their memory" in out
 
 
-def test_an_application_finds_the_installed_package(tmp_path: Path) -> None:
+def test_an_application_finds_the_installed_package(build: Path, tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
-    run("cmake", "--install", built(tmp_path / "build", "-DBUILD_TESTING=OFF"), "--prefix", prefix)
+    run("cmake", "--install", build, "--prefix", prefix)
     # The example of the documentation, as printed, with a plan and a main function beside it.
     page = (ROOT / "docs" / "native.md").read_text()
     example = re.search(r"```c\n(.*?)```", page, re.DOTALL)
@@ -91,16 +114,130 @@ def test_an_application_finds_the_installed_package(tmp_path: Path) -> None:
     assert done.stdout == (DATA / "tiny.logits").read_bytes()[:16]
 
 
-@pytest.mark.parametrize("march", ["armv8-a", "armv8.2-a+dotprod"])
+def test_the_readmes_example_compiles_as_printed(build: Path, tmp_path: Path) -> None:
+    example = re.search(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example is not None
+    (tmp_path / "example.c").write_text(example.group(1))
+    run("cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I", FIRMWARE / "include",
+        "-c", tmp_path / "example.c", "-o", tmp_path / "example.o")  # fmt: skip
+
+
+def native_bundle(folder: Path) -> tuple[Path, Path, list[Path], list[str]]:
+    """A bundle with a native target alone, its key, images, and what Python says of them."""
+    if not native.availability().ok:
+        pytest.skip(f"libqdr is not built for Python: {native.availability().reason}")
+    described, entries = working_entries()
+    plan = emit(build_canonical(checkpoint("student", size=bundles.SIZE, labels=bundles.LABELS)))
+    session, spec = NativeSession(plan, 1, {}), PreprocessSpec("fundus", bundles.SIZE)
+    decided = [vector for vector in described.golden if vector.logits]
+    logits = [session.infer(load_image(entries[v.image], spec)[None])[0] for v in decided]
+    # Thresholds between two images' logits: each label is positive for exactly one of them.
+    middle = tuple(float(value) for value in (logits[0] + logits[1]) / 2)
+    rule = DecisionRule(bundles.LABELS, 1.0, middle)
+    golden = []
+    for vector in described.golden:
+        if vector in decided:
+            values = logits[decided.index(vector)]
+            decision = decide(values, rule, "fundus")
+            vector = vector.model_copy(
+                update={
+                    "logits": {"native": tuple(exact_text(float(v)) for v in values)},
+                    "outcome": decision.outcome.value,
+                    "positives": tuple(label.code for label in decision.findings),
+                }
+            )
+        golden.append(vector)
+    gates = described.decision.gates
+    described = described.model_copy(
+        update={
+            "decision": Decisions.of(rule, gates, fitted_for="test", split="val"),
+            "golden": tuple(golden),
+            "artefacts": {
+                "native": Artefact(entry="artefacts/native.plan", backend="native", opset=19)
+            },
+        }
+    )
+    kept = {name: content for name, content in entries.items() if name.startswith("golden/")}
+    key = SigningKey.generate()
+    path, public = folder / "test.qdr", folder / "maker.pem"
+    write_bundle(path, described, {**kept, "artefacts/native.plan": plan}, key)
+    key.public.save(public)
+    files = [folder / name for name in ("0.png", "1.png", "2.jpg", "turned.jpg", "black.png", "no")]
+    pictures = [bundles.fundus(seed) for seed in range(3)]
+    files[0].write_bytes(bundles.png(pictures[0]))
+    files[1].write_bytes(bundles.png(pictures[1]))
+    exif = Image.Exif()
+    Image.fromarray(pictures[2]).save(files[2], quality=95)
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(pictures[1]).copy()).save(files[3], quality=95, exif=exif)
+    files[4].write_bytes(bundles.png(np.zeros((200, 200, 3), np.uint8)))
+    files[5].write_bytes(b"no image")
+    lines = []
+    with qdr_edge.load(path, trust=TrustStore.of(key.public), threads=1) as screener:
+        for file in files:
+            decision = screener.screen(file)
+            line = decision.outcome.value
+            line += "".join(f" {x.code} {x.probability:.3f}" for x in decision.findings)
+            if decision.reason:
+                reason = decision.reason.split(" (")[0]
+                line += ": " + ("the image cannot be read" if file == files[5] else reason)
+            lines.append(line)
+    return path, public, files, lines
+
+
+def test_the_example_screens_as_python_does(build: Path, tmp_path: Path) -> None:
+    """A bundle with a native target: opened, proven and used by the C program, image by image."""
+    program = build / "examples" / "screen"
+    if not program.is_file():
+        pytest.skip("apt install libjpeg-dev libpng-dev")
+    path, key, files, expected = native_bundle(tmp_path)
+    out = run(program, path, key, *files)
+    assert out.splitlines() == [
+        f"{file}: {line}" for file, line in zip(files, expected, strict=True)
+    ]
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    done = subprocess.run(
+        [program, path, key, files[0]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "an entry is not what the manifest says" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "march", ["armv8.2-a+dotprod", pytest.param("armv8-a", marks=pytest.mark.full)]
+)
 def test_arm_gives_the_same_bits(march: str, tmp_path: Path) -> None:
     if shutil.which(ARM) is None or shutil.which("qemu-aarch64") is None:
         pytest.skip("apt install gcc-aarch64-linux-gnu qemu-user")
-    program = tmp_path / "test_plan"
+    common = [
+        ARM, "-std=c11", "-O2", "-static", f"-march={march}", "-ffp-contract=off", "-w",
+        "-DQDR_TEST_THREADS", "-I", FIRMWARE / "include", "-I", FIRMWARE / "src",
+    ]  # fmt: skip
     run(
-        ARM, "-std=c11", "-O2", "-static", f"-march={march}", "-Wall", "-Wextra", "-Werror",
-        "-Wconversion", "-DQDR_TEST_THREADS", "-I", FIRMWARE / "include", "-I", FIRMWARE / "src",
-        FIRMWARE / "tests" / "test_plan.c", *SOURCES, "-o", program, "-pthread",
-    )  # fmt: skip
-    out = run("qemu-aarch64", program, DATA)
+        *common,
+        FIRMWARE / "tests" / "test_plan.c",
+        *SOURCES,
+        "-o",
+        tmp_path / "plan",
+        "-pthread",
+        "-lm",
+    )
+    out = run("qemu-aarch64", tmp_path / "plan", DATA)
     assert ("NEON dotprod: equal" in out) == ("dotprod" in march)
     assert "plain C: equal" in out
+    test = FIRMWARE / "tests" / "pixels" / "test_pixels.c"
+    run(*common, test, *SOURCES, "-o", tmp_path / "pixels", "-pthread", "-lm")
+    run("qemu-aarch64", tmp_path / "pixels")
+
+
+def test_a_microcontroller_gives_the_same_bits() -> None:
+    if shutil.which("arm-none-eabi-gcc") is None or shutil.which("qemu-system-arm") is None:
+        pytest.skip("apt install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm")
+    folder = FIRMWARE / "examples" / "bare_metal"
+    for cpu in ("cortex-m3", "cortex-m4", "cortex-m7"):
+        out = run("make", "-C", folder, "run", f"CPU={cpu}")
+        assert "the recorded logits, bit for bit" in out
+    run("make", "-C", folder, "clean")

@@ -315,16 +315,7 @@ def _run(*command: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("options", [[], SANITIZERS], ids=["plain", "sanitized"])
-def test_the_c_tests_themselves(tmp_path: Path, options: list[str]) -> None:
-    """Published vectors, every truncation and every flipped bit of a bundle."""
-    if options:
-        _need_sanitizers(tmp_path)
-    sources = [*_ours(), FIRMWARE / "tests/bundle/test_bundle.c"]
-    program = _build(tmp_path, options=options, sources=sources, name="test_bundle")
-    assert _run(program) == "0 failures\n"
-
-
+@pytest.mark.full
 def test_the_corpus_and_changes_of_it_under_sanitizers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,12 @@ extern uint32_t stack_top, data_begin, data_end, data_source, bss_begin, bss_end
 extern void initialise_monitor_handles(void); /* semihosting, of newlib's rdimon */
 extern void exit(int code);
 int main(void);
+void _init(void);
+void _fini(void);
+
+/* What newlib's exit() would call of a program with constructors: none here. */
+void _init(void) {}
+void _fini(void) {}
 
 static void reset(void) {
 #if defined(__ARM_FP)
