@@ -87,7 +87,7 @@ class Result(ctypes.Structure):
 
 
 class View(ctypes.Structure):
-    """qdr_view of pixels_internal.h."""
+    """qdr_pixel_view of pixels_internal.h."""
 
     _fields_ = [
         ("origin", ctypes.c_void_p),

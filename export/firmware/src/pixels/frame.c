@@ -14,11 +14,11 @@ static bool mostly(uint32_t white, uint32_t length) {
     return (uint64_t)white * 32 >= (uint64_t)length * 31;
 }
 
-static const uint8_t *pixel_at(const qdr_view *view, uint32_t x, uint32_t y) {
+static const uint8_t *pixel_at(const qdr_pixel_view *view, uint32_t x, uint32_t y) {
     return view->origin + (ptrdiff_t)y * view->row + (ptrdiff_t)x * view->step;
 }
 
-static bool row_is_white(const qdr_view *view, uint32_t y, uint32_t left, uint32_t right) {
+static bool row_is_white(const qdr_pixel_view *view, uint32_t y, uint32_t left, uint32_t right) {
     const uint8_t *pixel = pixel_at(view, left, y);
     uint32_t white = 0;
     for (uint32_t x = left; x < right; x++, pixel += view->step) {
@@ -27,7 +27,7 @@ static bool row_is_white(const qdr_view *view, uint32_t y, uint32_t left, uint32
     return mostly(white, right - left);
 }
 
-static void count_columns(const qdr_view *view, qdr_box box, uint32_t *white) {
+static void count_columns(const qdr_pixel_view *view, qdr_box box, uint32_t *white) {
     for (uint32_t x = box.left; x < box.right; x++) {
         white[x - box.left] = 0;
     }
@@ -39,7 +39,7 @@ static void count_columns(const qdr_view *view, qdr_box box, uint32_t *white) {
     }
 }
 
-static bool column_is_white(const qdr_view *view, uint32_t x) {
+static bool column_is_white(const qdr_pixel_view *view, uint32_t x) {
     const qdr_box column = {0, view->height, x, x + 1};
     uint32_t white[1];
     count_columns(view, column, white);
@@ -47,7 +47,7 @@ static bool column_is_white(const qdr_view *view, uint32_t x) {
 }
 
 /* Moves top and bottom to the outermost rows that stay; false if none does. */
-static bool cut_rows(const qdr_view *view, qdr_box *box) {
+static bool cut_rows(const qdr_pixel_view *view, qdr_box *box) {
     while (box->top < box->bottom && row_is_white(view, box->top, box->left, box->right)) {
         box->top++;
     }
@@ -60,7 +60,7 @@ static bool cut_rows(const qdr_view *view, qdr_box *box) {
     return true;
 }
 
-static bool cut_columns(const qdr_view *view, qdr_box *box) {
+static bool cut_columns(const qdr_pixel_view *view, qdr_box *box) {
     const uint32_t length = box->bottom - box->top;
     uint32_t white[BLOCK];
     /* The first lines of a pass are looked at alone: mostly nothing is cut, or little. */
@@ -95,7 +95,7 @@ static bool cut_columns(const qdr_view *view, qdr_box *box) {
     return true;
 }
 
-qdr_box qdr_white_frame(const qdr_view *view) {
+qdr_box qdr_white_frame(const qdr_pixel_view *view) {
     const qdr_box all = {0, view->height, 0, view->width};
     if (!row_is_white(view, 0, 0, view->width) &&
         !row_is_white(view, view->height - 1, 0, view->width) && !column_is_white(view, 0) &&

@@ -12,7 +12,7 @@
 #define COLOUR_STEPS 4096
 #define CORE_AT_LEAST 64u
 
-void qdr_gate_open(qdr_gate_picture *picture, qdr_arena *arena, const qdr_view *plane) {
+void qdr_gate_open(qdr_gate_picture *picture, qdr_arena *arena, const qdr_pixel_view *plane) {
     const uint32_t size = plane->width;
     const uint32_t side = qdr_min_u32(QDR_GATE_SIDE, size);
     const size_t count = (size_t)side * side;
@@ -35,7 +35,7 @@ void qdr_gate_open(qdr_gate_picture *picture, qdr_arena *arena, const qdr_view *
 static void reduce(qdr_gate_picture *picture, const uint8_t *pixels, uint32_t size) {
     uint8_t *const planes[3] = {picture->red, picture->green, picture->blue};
     const uint32_t side = picture->side, count = side * side;
-    qdr_view plane = *picture->resize.source;
+    qdr_pixel_view plane = *picture->resize.source;
     picture->resize.source = &plane;
     for (uint32_t channel = 0; channel < 3; channel++) {
         plane.origin = pixels + (size_t)channel * size * size;

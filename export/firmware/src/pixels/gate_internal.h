@@ -50,7 +50,7 @@ double qdr_gate_layers(const qdr_gate_picture *picture);
 double qdr_gate_flat(const qdr_gate_picture *picture, const uint8_t *pixels, uint32_t size);
 
 /* gate_features.c */
-void qdr_gate_open(qdr_gate_picture *picture, qdr_arena *arena, const qdr_view *plane);
+void qdr_gate_open(qdr_gate_picture *picture, qdr_arena *arena, const qdr_pixel_view *plane);
 void qdr_gate_measure(qdr_gate_picture *picture, const uint8_t *pixels, uint32_t size,
                       double *features);
 

@@ -127,15 +127,15 @@ static bool limits_are_good(const qdr_gate_limits *limits) {
     return true;
 }
 
-static qdr_view plane_of(const uint8_t *pixels, uint32_t size) {
-    return (qdr_view){pixels, (ptrdiff_t)size, 1, size, size, 1};
+static qdr_pixel_view plane_of(const uint8_t *pixels, uint32_t size) {
+    return (qdr_pixel_view){pixels, (ptrdiff_t)size, 1, size, size, 1};
 }
 
 size_t qdr_gate_scratch_bytes(uint32_t size) {
     if (size < 32 || size > QDR_PIXELS_MAX_SIZE) {
         return 0;
     }
-    const qdr_view plane = plane_of(NULL, size);
+    const qdr_pixel_view plane = plane_of(NULL, size);
     qdr_gate_picture picture;
     qdr_arena arena = {NULL, 0};
     qdr_gate_open(&picture, &arena, &plane);
@@ -166,7 +166,7 @@ qdr_status qdr_gate_check(qdr_pixels_modality modality, const qdr_gate_limits *l
     uint8_t *base = scratch;
     base += (8 - (uintptr_t)base % 8) % 8;
     qdr_arena arena = {base, 0};
-    const qdr_view plane = plane_of(pixels, size);
+    const qdr_pixel_view plane = plane_of(pixels, size);
     qdr_gate_picture picture;
     qdr_gate_open(&picture, &arena, &plane);
     result->outcome = QDR_GATE_ACCEPTED;

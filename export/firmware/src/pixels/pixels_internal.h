@@ -37,25 +37,25 @@ typedef struct qdr_arena {
 void *qdr_arena_take(qdr_arena *arena, size_t count, size_t item_bytes);
 
 /* Pixels that may be turned or cropped: pixel (x, y) starts at origin + y * row + x * step. */
-typedef struct qdr_view {
+typedef struct qdr_pixel_view {
     const uint8_t *origin;
     ptrdiff_t row;
     ptrdiff_t step;
     uint32_t width;
     uint32_t height;
     uint32_t channels; /* 1 or 3 */
-} qdr_view;
+} qdr_pixel_view;
 
 /* Half open, as in preprocess.py. */
 typedef struct qdr_box {
     uint32_t top, bottom, left, right;
 } qdr_box;
 
-qdr_view qdr_view_crop(const qdr_view *view, qdr_box box);
+qdr_pixel_view qdr_pixel_view_crop(const qdr_pixel_view *view, qdr_box box);
 
 /* Row y: in place where the pixels stand side by side, else gathered into `gathered`, which holds
  * width * channels bytes. */
-const uint8_t *qdr_view_row(const qdr_view *view, uint32_t y, uint8_t *gathered);
+const uint8_t *qdr_pixel_view_row(const qdr_pixel_view *view, uint32_t y, uint8_t *gathered);
 
 /* Gray of RGB as the contract has it; weights of 2^-15 that add up to 1. */
 static inline uint8_t qdr_gray(const uint8_t *pixel) {
@@ -86,7 +86,7 @@ static inline uint8_t qdr_round_u8(float value) {
 }
 
 /* frame.c */
-qdr_box qdr_white_frame(const qdr_view *view);
+qdr_box qdr_white_frame(const qdr_pixel_view *view);
 
 /* resize.c: one reader of rows, whatever the method. */
 typedef struct qdr_area_span {
@@ -114,7 +114,7 @@ typedef enum qdr_resize_method {
 } qdr_resize_method;
 
 typedef struct qdr_resize {
-    const qdr_view *source;
+    const qdr_pixel_view *source;
     qdr_resize_method method;
     bool to_gray;      /* RGB rows become gray before anything else */
     uint32_t channels; /* of what comes out */
@@ -134,8 +134,8 @@ typedef struct qdr_resize {
 
 /* Lays out the memory and, unless the arena only counts, the tables. `width` and `height` are at
  * least 1; by area no larger than the source. */
-void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *source, uint32_t width,
-                     uint32_t height, bool by_area, bool to_gray);
+void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_pixel_view *source,
+                     uint32_t width, uint32_t height, bool by_area, bool to_gray);
 
 /* Another picture of the same shape follows: no row that is held belongs to it. */
 void qdr_resize_restart(qdr_resize *resize);
@@ -161,9 +161,9 @@ typedef struct qdr_detection {
     qdr_resize resize;
 } qdr_detection;
 
-void qdr_detection_open(qdr_detection *found, qdr_arena *arena, const qdr_view *view,
+void qdr_detection_open(qdr_detection *found, qdr_arena *arena, const qdr_pixel_view *view,
                         uint32_t rows, uint32_t columns);
-qdr_box qdr_field_of_view(const qdr_view *view, qdr_arena arena);
+qdr_box qdr_field_of_view(const qdr_pixel_view *view, qdr_arena arena);
 
 /* components.c: marks the largest 4-connected region of lit pixels (level > threshold); the first
  * in reading order among equal ones. parents and areas: [rows * columns]. Returns its area in

@@ -19,15 +19,15 @@ bool qdr_pixels_arithmetic_is_exact(void) {
     return a * a + b == 0.0f && c * c + d == 0.0;
 }
 
-qdr_view qdr_view_crop(const qdr_view *view, qdr_box box) {
-    qdr_view crop = *view;
+qdr_pixel_view qdr_pixel_view_crop(const qdr_pixel_view *view, qdr_box box) {
+    qdr_pixel_view crop = *view;
     crop.origin += (ptrdiff_t)box.top * view->row + (ptrdiff_t)box.left * view->step;
     crop.height = box.bottom - box.top;
     crop.width = box.right - box.left;
     return crop;
 }
 
-const uint8_t *qdr_view_row(const qdr_view *view, uint32_t y, uint8_t *gathered) {
+const uint8_t *qdr_pixel_view_row(const qdr_pixel_view *view, uint32_t y, uint8_t *gathered) {
     const uint8_t *from = view->origin + (ptrdiff_t)y * view->row;
     if (view->step == (ptrdiff_t)view->channels) {
         return from;
@@ -42,7 +42,7 @@ const uint8_t *qdr_view_row(const qdr_view *view, uint32_t y, uint8_t *gathered)
 }
 
 /* The picture as EXIF wants it shown. */
-static qdr_view view_of(const qdr_pixels_image *image) {
+static qdr_pixel_view view_of(const qdr_pixels_image *image) {
     const ptrdiff_t stride = (ptrdiff_t)image->stride, step = (ptrdiff_t)image->channels;
     const ptrdiff_t down = (ptrdiff_t)(image->height - 1) * stride;
     const ptrdiff_t across = (ptrdiff_t)(image->width - 1) * step;
@@ -51,7 +51,7 @@ static qdr_view view_of(const qdr_pixels_image *image) {
     const bool from_below = turn == 3 || turn == 4 || turn == 6 || turn == 7;
     const ptrdiff_t column = from_right ? -step : step;
     const ptrdiff_t row = from_below ? -stride : stride;
-    qdr_view view = {image->data, row, column, image->width, image->height, image->channels};
+    qdr_pixel_view view = {image->data, row, column, image->width, image->height, image->channels};
     view.origin += (from_right ? across : 0) + (from_below ? down : 0);
     if (turn >= 5) {
         view.row = column;
@@ -91,7 +91,7 @@ size_t qdr_pixels_scratch_bytes(const qdr_pixels_spec *spec, uint32_t width, uin
     }
     /* The widest row that a crop of the picture, stored or turned, can have. */
     const uint32_t side = qdr_max_u32(width, height);
-    const qdr_view view = {NULL, 0, 0, side, side, 3};
+    const qdr_pixel_view view = {NULL, 0, 0, side, side, 3};
     qdr_resize resize;
     qdr_arena fit = {NULL, 0}, detect = {NULL, 0}, colour = {NULL, 0};
     qdr_arena_take(&fit, (size_t)spec->size * 3, 1);
@@ -115,7 +115,7 @@ size_t qdr_pixels_scratch_bytes(const qdr_pixels_spec *spec, uint32_t width, uin
 
 /* The picture on a black square, its longer side filling it; planes: uint8 [3, size, size], of
  * which a gray result fills the first. */
-static void fit(const qdr_view *picture, const qdr_pixels_spec *spec, qdr_arena arena,
+static void fit(const qdr_pixel_view *picture, const qdr_pixels_spec *spec, qdr_arena arena,
                 uint8_t *planes) {
     const uint32_t size = spec->size;
     const uint32_t longer = qdr_max_u32(picture->height, picture->width);
@@ -139,10 +139,10 @@ static void fit(const qdr_view *picture, const qdr_pixels_spec *spec, qdr_arena 
     }
 }
 
-static void prepare_fundus(const qdr_pixels_spec *spec, const qdr_view *picture, qdr_arena arena,
-                           uint8_t *out) {
+static void prepare_fundus(const qdr_pixels_spec *spec, const qdr_pixel_view *picture,
+                           qdr_arena arena, uint8_t *out) {
     const size_t plane = (size_t)spec->size * spec->size;
-    const qdr_view disc = qdr_view_crop(picture, qdr_field_of_view(picture, arena));
+    const qdr_pixel_view disc = qdr_pixel_view_crop(picture, qdr_field_of_view(picture, arena));
     fit(&disc, spec, arena, out);
     if (picture->channels == 1) {
         memcpy(out + plane, out, plane);
@@ -155,7 +155,7 @@ static void prepare_fundus(const qdr_pixels_spec *spec, const qdr_view *picture,
     qdr_lab_to_rgb(out, out + plane, out + 2 * plane, plane);
 }
 
-static void prepare_oct(const qdr_pixels_spec *spec, const qdr_view *picture, qdr_arena arena,
+static void prepare_oct(const qdr_pixels_spec *spec, const qdr_pixel_view *picture, qdr_arena arena,
                         uint8_t *out) {
     const size_t plane = (size_t)spec->size * spec->size;
     fit(picture, spec, arena, out);
@@ -194,8 +194,8 @@ qdr_status qdr_pixels_prepare(const qdr_pixels_spec *spec, const qdr_pixels_imag
     uint8_t *base = scratch;
     base += (8 - (uintptr_t)base % 8) % 8;
     const qdr_arena arena = {base, 0};
-    const qdr_view view = view_of(image);
-    const qdr_view picture = qdr_view_crop(&view, qdr_white_frame(&view));
+    const qdr_pixel_view view = view_of(image);
+    const qdr_pixel_view picture = qdr_pixel_view_crop(&view, qdr_white_frame(&view));
     if (spec->modality == QDR_PIXELS_FUNDUS) {
         prepare_fundus(spec, &picture, arena, out);
     } else {

@@ -19,7 +19,7 @@ static double scale_of(uint32_t target, uint32_t source) {
 }
 
 static void choose_method(qdr_resize *resize, bool by_area) {
-    const qdr_view *source = resize->source;
+    const qdr_pixel_view *source = resize->source;
     const double column_scale = scale_of(resize->width, source->width);
     resize->row_scale = scale_of(resize->height, source->height);
     resize->block_width = whole_scale(column_scale);
@@ -39,8 +39,8 @@ void qdr_resize_restart(qdr_resize *resize) {
     resize->held[0] = resize->held[1] = NO_ROW;
 }
 
-void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *source, uint32_t width,
-                     uint32_t height, bool by_area, bool to_gray) {
+void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_pixel_view *source,
+                     uint32_t width, uint32_t height, bool by_area, bool to_gray) {
     memset(resize, 0, sizeof *resize);
     resize->source = source;
     resize->to_gray = to_gray && source->channels == 3;
@@ -78,7 +78,7 @@ void qdr_resize_open(qdr_resize *resize, qdr_arena *arena, const qdr_view *sourc
 }
 
 static const uint8_t *source_row(const qdr_resize *resize, uint32_t y) {
-    const uint8_t *row = qdr_view_row(resize->source, y, resize->gathered);
+    const uint8_t *row = qdr_pixel_view_row(resize->source, y, resize->gathered);
     if (!resize->to_gray) {
         return row;
     }

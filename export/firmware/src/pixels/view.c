@@ -3,7 +3,7 @@
 
 #define SIDE QDR_PIXELS_DETECTION_SIDE
 
-void qdr_detection_open(qdr_detection *found, qdr_arena *arena, const qdr_view *view,
+void qdr_detection_open(qdr_detection *found, qdr_arena *arena, const qdr_pixel_view *view,
                         uint32_t rows, uint32_t columns) {
     const size_t count = (size_t)rows * columns;
     found->rows = rows;
@@ -72,7 +72,7 @@ static void fill_level(qdr_detection *found, uint32_t channels, uint8_t *level) 
     }
 }
 
-qdr_box qdr_field_of_view(const qdr_view *view, qdr_arena arena) {
+qdr_box qdr_field_of_view(const qdr_pixel_view *view, qdr_arena arena) {
     const uint32_t height = view->height, width = view->width;
     const qdr_box whole = {0, height, 0, width};
     const uint32_t longer = qdr_max_u32(height, width);

@@ -42,7 +42,8 @@ static void draw(uint32_t width, uint32_t height, uint32_t seed) {
     uint8_t *to = picture;
     for (uint32_t y = 0; y < height; y++) {
         for (uint32_t x = 0; x < width; x++) {
-            const int64_t across = (int64_t)(2 * x + 1) - width, down = (int64_t)(2 * y + 1) - height;
+            const int64_t across = (int64_t)(2 * x + 1) - width;
+            const int64_t down = (int64_t)(2 * y + 1) - height;
             const int64_t h2 = (int64_t)height * height, w2 = (int64_t)width * width;
             const int inside = 10 * (across * across * h2 + down * down * w2) < 9 * w2 * h2;
             for (uint32_t channel = 0; channel < 3; channel++) {
