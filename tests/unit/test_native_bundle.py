@@ -178,6 +178,7 @@ def lib(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     library.qdr_decimal_write.restype = size_t
     library.qdr_crc32.restype = u32
+    library.qdr_exact_sum.restype = f64
     library.qdr_json_is_canonical.restype = ctypes.c_bool
     library.qdr_signature_holds.restype = ctypes.c_bool
     library.qdr_decimal_read.restype = ctypes.c_bool
@@ -833,6 +834,22 @@ def _rules_and_logits(random: np.random.Generator, exclusive: bool, count: int) 
         if random.random() < 0.05:
             temperature = float(random.choice([5e-324, 1e-300, 1e300]))
         yield DecisionRule(labels, temperature, tuple(float(v) for v in chosen)), logits
+
+
+def test_a_sum_is_rounded_once(lib: ctypes.CDLL) -> None:
+    """Ties that a much smaller term breaks among them."""
+    random, corrected = Random(13), 0
+    for _ in range(20_000):
+        terms = [random.random() * 2.0 ** -random.choice([0, 0, 1, 50, 53, 54, 60, 107, 900])]
+        for _ in range(random.randint(0, 8)):
+            terms.append(2.0 ** -random.choice([0, 1, 2, 52, 53, 53, 54, 105, 106, 107, 160, 1074]))
+        if random.random() < 0.1:
+            terms += [random.random() for _ in range(64 - len(terms))]
+        terms = [term * random.choice([1, 1, -1]) for term in terms]
+        total = lib.qdr_exact_sum((f64 * len(terms))(*terms), u32(len(terms)))
+        assert _numbers(total + 0.0) == _numbers(math.fsum(terms) + 0.0)
+        corrected += total != sum(sorted(terms, key=abs))
+    assert corrected > 100
 
 
 @pytest.mark.parametrize("exclusive", [False, True], ids=["together", "exclusive"])

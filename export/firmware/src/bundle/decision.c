@@ -3,16 +3,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "sum.h"
+
 /* Floating point is forced here: Python's decision of exclusive labels is defined by float64
  * operations and exp() and log(). No sum that counts has a product in it, so that contraction to a
- * fused multiply-add cannot change a bit; wider intermediate results and -ffast-math would.
+ * fused multiply-add cannot change a bit; sum.h refuses the compiler options that would.
  */
-#if defined(__FAST_MATH__)
-#error "a decision needs IEEE 754 arithmetic: compile without -ffast-math"
-#endif
-#if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ < 0 || __FLT_EVAL_METHOD__ > 1)
-#error "a decision needs float64 without excess precision: compile with -mfpmath=sse or alike"
-#endif
 
 static bool is_finite_f32(float value) {
     uint32_t bits;
@@ -22,52 +18,6 @@ static bool is_finite_f32(float value) {
 
 static bool is_nan_f64(double value) {
     return value != value;
-}
-
-/* The sum of up to 64 float64 in 0..1, rounded once, half to even; as math.fsum.
- *
- * Shewchuk's partials (1997): floats without overlap whose exact sum is the sum so far. One of them
- * is added a term, so there are never more than terms.
- */
-static double exact_sum(const double *terms, uint32_t count) {
-    double partials[QDR_MAX_LABELS];
-    uint32_t used = 0;
-    for (uint32_t t = 0; t < count; t++) {
-        double x = terms[t];
-        uint32_t kept = 0;
-        for (uint32_t i = 0; i < used; i++) {
-            double large = fabs(x) < fabs(partials[i]) ? partials[i] : x;
-            double small = fabs(x) < fabs(partials[i]) ? x : partials[i];
-            double high = large + small;
-            double low = small - (high - large);
-            if (low != 0) {
-                partials[kept++] = low;
-            }
-            x = high;
-        }
-        partials[kept++] = x;
-        used = kept;
-    }
-    if (used == 0) {
-        return 0;
-    }
-    double high = partials[--used];
-    double low = 0;
-    while (used > 0 && low == 0) {
-        double x = high;
-        double y = partials[--used];
-        high = x + y;
-        low = y - (high - x);
-    }
-    /* The sum was rounded to even on a tie although a smaller partial breaks it: correct that. */
-    if (used > 0 && ((low < 0 && partials[used - 1] < 0) || (low > 0 && partials[used - 1] > 0))) {
-        double twice = low * 2;
-        double other = high + twice;
-        if (twice == other - high) {
-            high = other;
-        }
-    }
-    return high;
 }
 
 /* Scores of one image: the logits, or each label's log-odds against all others. */
@@ -89,7 +39,7 @@ static void row_scores(const double *logits, uint32_t count, bool exclusive, dou
                 terms[used++] = exp(logits[j] - largest);
             }
         }
-        scores[k] = logits[k] - (largest + log(exact_sum(terms, used)));
+        scores[k] = logits[k] - (largest + log(qdr_exact_sum(terms, used)));
     }
 }
 
