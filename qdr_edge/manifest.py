@@ -280,9 +280,9 @@ class Manifest(_Part):
     model_version: Name
     security_version: int = Field(default=0, ge=0, le=2**31 - 1)
     key_id: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")] = ""
-    created: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")] = (
-        Field(default_factory=created_at)
-    )
+    created: Annotated[
+        str, StringConstraints(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")
+    ] = Field(default_factory=created_at)
     modality: Modality
     synthetic: bool
     labels: Labels

@@ -3,6 +3,7 @@ processor."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -112,6 +113,36 @@ def test_an_application_finds_the_installed_package(build: Path, tmp_path: Path)
         [app / "build" / "app", DATA / "tiny.pixels"], capture_output=True, check=True
     )
     assert done.stdout == (DATA / "tiny.logits").read_bytes()[:16]
+
+
+def test_what_a_device_file_must_list_is_written(build: Path) -> None:
+    page = (build / "SOUP.md").read_text()
+    assert hashlib.sha256(MONOCYPHER.read_bytes()).hexdigest() in page
+    assert "@" not in page
+    assert "POSIX threads" in page
+
+
+def test_cpp_frees_what_it_takes_and_throws_what_goes_wrong(build: Path, tmp_path: Path) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    (tmp_path / "app.cpp").write_text(
+        '#include <cstdio>\n#include "qdr/qdr.hpp"\n'
+        "int main() {\n"
+        "    const std::uint8_t key[1][QDR_KEY_BYTES] = {}, bundle[100] = {};\n"
+        "    const qdr_trust trust{key, 1};\n"
+        "    try {\n"
+        "        qdr::Device device(bundle, sizeof bundle, trust, 0, 64, 64);\n"
+        "        return device.screen(nullptr).decision.outcome;\n"
+        "    } catch (const qdr::Error &error) {\n"
+        '        std::printf("%d %s\\n", static_cast<int>(error.status()), error.what());\n'
+        "    }\n"
+        "}\n"
+    )
+    library = next(build.glob("libqdr.*"))
+    run("c++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I",
+        FIRMWARE / "include", tmp_path / "app.cpp", library, "-o", tmp_path / "app", "-lm",
+        "-pthread")  # fmt: skip
+    assert run(tmp_path / "app").startswith("2 the bundle is damaged or not one: ")
 
 
 def test_the_readmes_example_compiles_as_printed(build: Path, tmp_path: Path) -> None:
