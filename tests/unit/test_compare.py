@@ -68,6 +68,12 @@ def test_the_same_is_the_same() -> None:
     assert found["mAP"].word is Word.CANNOT_TELL
 
 
+def test_a_report_is_the_same_as_itself_however_its_rounds_vary() -> None:
+    found = words(document(noise=0.5), document(noise=0.5)).values()
+    assert found
+    assert {change.word for change in found} == {Word.SAME}
+
+
 @pytest.mark.parametrize(("factor", "word"), [(1.2, Word.WORSE), (0.8, Word.BETTER)])
 def test_a_change_beyond_the_noise_is_told_in_its_direction(factor: float, word: Word) -> None:
     found = words(document(seed=1), document(ms=10 * factor, seed=2))
