@@ -264,6 +264,36 @@ def test_arm_gives_the_same_bits(march: str, tmp_path: Path) -> None:
     run("qemu-aarch64", tmp_path / "pixels")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("cpu", ["Nehalem", "Haswell", "Skylake-Server", "EPYC"])
+def test_x86_processors_of_four_kinds_give_the_same_bits(cpu: str, build: Path) -> None:
+    if shutil.which("qemu-x86_64") is None:
+        pytest.skip("apt install qemu-user")
+    # Qemu warns of what it does not emulate, such as AVX-512: then the next kernels run.
+    out = run("qemu-x86_64", "-cpu", cpu, build / "tests" / "test_plan", DATA)
+    assert "plain C: equal" in out
+    assert ("AVX2: equal" in out) == (cpu != "Nehalem")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "a64fx"])
+def test_arm_processors_of_five_kinds_give_the_same_bits(cpu: str, tmp_path: Path) -> None:
+    if shutil.which(ARM) is None or shutil.which("qemu-aarch64") is None:
+        pytest.skip("apt install gcc-aarch64-linux-gnu qemu-user")
+    has_dot = cpu in ("cortex-a76", "neoverse-n1")
+    march = "armv8.2-a+dotprod" if has_dot else "armv8-a"
+    plan = [*(FIRMWARE / "src" / name for name in ("plan", "kernels"))]
+    sources = [path for folder in plan for path in sorted(folder.glob("*.c"))]
+    run(
+        ARM, "-std=c11", "-O2", "-static", f"-march={march}", "-w", "-I", FIRMWARE / "include",
+        "-I", FIRMWARE / "src", FIRMWARE / "tests" / "test_plan.c", *sources,
+        FIRMWARE / "src" / "status.c", "-o", tmp_path / "plan",
+    )  # fmt: skip
+    out = run("qemu-aarch64", "-cpu", cpu, tmp_path / "plan", DATA)
+    assert "plain C: equal" in out
+    assert ("NEON dotprod: equal" in out) == has_dot
+
+
 def test_a_microcontroller_gives_the_same_bits() -> None:
     if shutil.which("arm-none-eabi-gcc") is None or shutil.which("qemu-system-arm") is None:
         pytest.skip("apt install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm")

@@ -18,6 +18,8 @@ enum { HEAD = 24, MOST_SIDE = 160 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+unsigned long fuzz_prepared;
+
 /* A block of exactly so many bytes, so that a sanitizer sees the first one beyond it. */
 static void *block(size_t size) {
     void *memory = malloc(size == 0 ? 1 : size);
@@ -64,22 +66,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .modality = data[0] & 1 ? QDR_PIXELS_FUNDUS : QDR_PIXELS_OCT,
         .version = data[0] & 0x80 ? data[1] : QDR_PIXELS_VERSION,
         .size = data[2] & 0x80 ? number(data + 2) : 32u * (1u + data[2] % 3),
-        .window_low = number(data + 4),
-        .window_high = number(data + 6),
-        .clahe_clip_x100 = number(data + 8) % 12000,
-        .clahe_tiles = data[10] % 34,
-        .median_kernel = data[11] % 7,
+        .window_low = number(data + 4) / 2,
+        .window_high = number(data + 6) / (data[6] & 7 ? 1 : 4) / 2 + 32767,
+        .clahe_clip_x100 = 1 + number(data + 8) % 10001,
+        .clahe_tiles = data[10] & 0x80 ? data[10] % 34u : 1u << data[10] % 4,
+        .median_kernel = data[11] & 0x80 ? data[11] % 7u : 3u + 2u * (data[11] & 1u),
     };
-    uint32_t width = 1 + data[12] % MOST_SIDE, height = 1 + data[13] % MOST_SIDE;
+    uint32_t width = 20 + data[12] % MOST_SIDE, height = 20 + data[13] % MOST_SIDE;
     uint32_t channels = data[14] & 1 ? 3 : 1;
     size_t stride = (size_t)width * channels + data[15] % 5;
     uint8_t *pixels = picture(data + HEAD, size - HEAD, stride * height);
-    qdr_pixels_image image = {pixels, width, height, stride, channels, data[16] % 10};
+    qdr_pixels_image image = {pixels, width, height, stride, channels, data[16] & 0x80 ? data[16] % 10u : 1u + data[16] % 8u};
     size_t bytes = qdr_pixels_scratch_bytes(&spec, width, height);
     if (bytes != 0) {
         uint8_t *out = block((size_t)3 * spec.size * spec.size);
         void *scratch = block(bytes);
-        if (qdr_pixels_prepare(&spec, &image, scratch, bytes - data[17] % 2, out) == QDR_OK) {
+        if (qdr_pixels_prepare(&spec, &image, scratch, bytes - (data[17] == 0), out) == QDR_OK) {
+            fuzz_prepared++;
             check_gate(&spec, out, data[18]);
         }
         free(scratch);
@@ -115,7 +118,7 @@ int main(int count, char **arguments) {
         data[2] &= next(&state) % 16 ? 0x7f : 0xff;
         LLVMFuzzerTestOneInput(data, size);
     }
-    printf("%lu runs\n", runs);
+    printf("%lu runs, %lu of them prepared\n", runs, fuzz_prepared);
     return 0;
 }
 #endif
