@@ -54,7 +54,7 @@ typedef struct qdr_pixels_image {
 qdr_status qdr_pixels_check_spec(const qdr_pixels_spec *spec);
 
 /* The scratch memory that `qdr_pixels_prepare` needs for images of these sides or smaller ones,
- * stored either way round; 0 if the spec or a side is out of range. At most 2 MiB.
+ * stored either way round; 0 if the spec or a side is out of range. At most 512 KiB.
  */
 size_t qdr_pixels_scratch_bytes(const qdr_pixels_spec *spec, uint32_t width, uint32_t height);
 
@@ -134,7 +134,7 @@ const char *qdr_gate_feature_name(qdr_gate_feature feature);
 /* The limits of networks that bring none of their own. */
 qdr_status qdr_gate_default_limits(qdr_pixels_modality modality, qdr_gate_limits *limits);
 
-/* The scratch memory that `qdr_gate_check` needs; 0 if size is not in 32..1024. At most 384 KiB. */
+/* The scratch memory that `qdr_gate_check` needs; 0 if size is not in 32..1024. At most 288 KiB. */
 size_t qdr_gate_scratch_bytes(uint32_t size);
 
 /* Whether an image may be decided on.
