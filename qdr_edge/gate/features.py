@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ def measure(image: NDArray[np.uint8], modality: str) -> GateFeatures:
         bands=_bands(level, fine),
         backdrop=float(np.median(level)),
         brightness=float(np.median(inside)),
-        contrast=(count * squares - total * total) ** 0.5 / count,
+        contrast=math.sqrt(count * squares - total * total) / count,
         detail=detail,
         visible=_visible(fine_contrast, core),
         layers=_layers(level),

@@ -406,9 +406,7 @@ def test_the_gate_finds_the_same_figures_and_verdict(
     for name, value, found in zip(
         FEATURES, astuple(measure(pixels, modality)), result.features, strict=True
     ):
-        # Python's power of 0.5 is not always the square root to the last bit; C's root is.
-        close = name == "contrast" and math.isclose(value, found, rel_tol=2**-51)
-        assert close or value == found, name
+        assert value == found, name
     assert_same_verdict(result, expected)
 
 

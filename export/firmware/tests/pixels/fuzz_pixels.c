@@ -35,7 +35,7 @@ static uint32_t number(const uint8_t *at) { return (uint32_t)at[0] | (uint32_t)a
 static uint8_t *picture(const uint8_t *data, size_t size, size_t bytes) {
     uint8_t *pixels = block(bytes);
     for (size_t at = 0; at < bytes; at++) {
-        pixels[at] = size == 0 ? 0 : (uint8_t)(data[at % size] + at / size);
+        pixels[at] = (uint8_t)(size == 0 ? 0u : data[at % size] + at / size);
     }
     return pixels;
 }
