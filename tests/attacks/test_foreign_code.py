@@ -76,6 +76,6 @@ def test_an_option_that_changes_the_parser_or_touches_files(backend: str, option
 
 
 def test_a_backend_that_would_load_something_else() -> None:
-    for backend in ("torch", "native", "os", "..", "", "onnxruntime.capi"):
+    for backend in ("torch", "ctypes", "os", "..", "", "onnxruntime.capi"):
         with pytest.raises(BackendError, match="opens no ONNX model"):
             open_model(backend, model())

@@ -237,31 +237,43 @@ def test_the_example_screens_as_python_does(build: Path, tmp_path: Path) -> None
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "march", ["armv8.2-a+dotprod", pytest.param("armv8-a", marks=pytest.mark.full)]
-)
-def test_arm_gives_the_same_bits(march: str, tmp_path: Path) -> None:
+def arm(program: Path, march: str, test: Path, sources: list[Path]) -> Path:
+    """A test as a program for Arm64; skips where that cannot be compiled and run here."""
     if shutil.which(ARM) is None or shutil.which("qemu-aarch64") is None:
         pytest.skip("apt install gcc-aarch64-linux-gnu qemu-user")
-    common = [
-        ARM, "-std=c11", "-O2", "-static", f"-march={march}", "-ffp-contract=off", "-w",
-        "-DQDR_TEST_THREADS", "-I", FIRMWARE / "include", "-I", FIRMWARE / "src",
-    ]  # fmt: skip
     run(
-        *common,
-        FIRMWARE / "tests" / "test_plan.c",
-        *SOURCES,
-        "-o",
-        tmp_path / "plan",
-        "-pthread",
-        "-lm",
-    )
-    out = run("qemu-aarch64", tmp_path / "plan", DATA)
+        ARM, "-std=c11", "-O2", "-static", f"-march={march}", "-ffp-contract=off", "-w", "-I",
+        FIRMWARE / "include", "-I", FIRMWARE / "src", test, *sources, "-o", program, "-lm",
+    )  # fmt: skip
+    return program
+
+
+@pytest.mark.parametrize(
+    ("cpu", "march"),
+    [
+        ("neoverse-n1", "armv8.2-a+dotprod"),
+        pytest.param("cortex-a76", "armv8.2-a+dotprod", marks=pytest.mark.full),
+        pytest.param("cortex-a53", "armv8-a", marks=pytest.mark.full),
+        pytest.param("cortex-a72", "armv8-a", marks=pytest.mark.full),
+        pytest.param("a64fx", "armv8-a", marks=pytest.mark.full),
+    ],
+)
+def test_arm_gives_the_same_bits(cpu: str, march: str, tmp_path: Path) -> None:
+    sources = [
+        *(path for name in ("plan", "kernels") for path in (FIRMWARE / "src" / name).glob("*.c")),
+        FIRMWARE / "src" / "status.c",
+    ]
+    program = arm(tmp_path / "plan", march, FIRMWARE / "tests" / "test_plan.c", sources)
+    out = run("qemu-aarch64", "-cpu", cpu, program, DATA)
     assert ("NEON dotprod: equal" in out) == ("dotprod" in march)
     assert "plain C: equal" in out
+
+
+@pytest.mark.full
+def test_arm_prepares_the_same_pixels(tmp_path: Path) -> None:
     test = FIRMWARE / "tests" / "pixels" / "test_pixels.c"
-    run(*common, test, *SOURCES, "-o", tmp_path / "pixels", "-pthread", "-lm")
-    run("qemu-aarch64", tmp_path / "pixels")
+    sources = [*(FIRMWARE / "src" / "pixels").glob("*.c"), FIRMWARE / "src" / "status.c"]
+    run("qemu-aarch64", arm(tmp_path / "pixels", "armv8-a", test, sources))
 
 
 @pytest.mark.full
@@ -273,25 +285,6 @@ def test_x86_processors_of_four_kinds_give_the_same_bits(cpu: str, build: Path) 
     out = run("qemu-x86_64", "-cpu", cpu, build / "tests" / "test_plan", DATA)
     assert "plain C: equal" in out
     assert ("AVX2: equal" in out) == (cpu != "Nehalem")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "a64fx"])
-def test_arm_processors_of_five_kinds_give_the_same_bits(cpu: str, tmp_path: Path) -> None:
-    if shutil.which(ARM) is None or shutil.which("qemu-aarch64") is None:
-        pytest.skip("apt install gcc-aarch64-linux-gnu qemu-user")
-    has_dot = cpu in ("cortex-a76", "neoverse-n1")
-    march = "armv8.2-a+dotprod" if has_dot else "armv8-a"
-    plan = [*(FIRMWARE / "src" / name for name in ("plan", "kernels"))]
-    sources = [path for folder in plan for path in sorted(folder.glob("*.c"))]
-    run(
-        ARM, "-std=c11", "-O2", "-static", f"-march={march}", "-w", "-I", FIRMWARE / "include",
-        "-I", FIRMWARE / "src", FIRMWARE / "tests" / "test_plan.c", *sources,
-        FIRMWARE / "src" / "status.c", "-o", tmp_path / "plan",
-    )  # fmt: skip
-    out = run("qemu-aarch64", "-cpu", cpu, tmp_path / "plan", DATA)
-    assert "plain C: equal" in out
-    assert ("NEON dotprod: equal" in out) == has_dot
 
 
 def test_a_microcontroller_gives_the_same_bits() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -89,12 +89,17 @@ def test_every_operator(name: str) -> None:
 
 # ONNX's own evaluator, which calibrates the sketch, overflows where a sigmoid is 0.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_random_networks(data: st.DataObject) -> None:
     operators, seed = data.draw(st.integers(1, 7)), data.draw(st.integers(0, 99))
     sketch = random_network(lambda some: data.draw(st.sampled_from(some)), seed, operators)
-    assert_equal(from_sketch(sketch, size=32), images(2, 32))
+    try:
+        made = from_sketch(sketch, size=32)
+        emit(build_canonical(made))
+    except ExportError:
+        reject()  # scales so far apart that no integer form holds the sums: said at export
+    assert_equal(made, images(2, 32))
 
 
 def test_an_addition_joins_the_convolution_before_it() -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from qdr_edge.checkpoint import Checkpoint
+from qdr_edge.errors import ExportError
 from qdr_edge.graph import Node
 from qdr_edge.runtime import open_model
 from qdr_edge.runtime.onnxruntime import optimized
@@ -78,12 +79,20 @@ def test_u8_students_agree_to_a_few_steps(family: str, way: str) -> None:
     assert _steps(checkpoint(family, scheme=U8), way, images(6)) <= ROUNDING_STEPS
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.data())
 def test_random_networks_are_bit_equal(data: st.DataObject) -> None:
     operators, seed = data.draw(st.integers(1, 7)), data.draw(st.integers(0, 99))
     sketch = random_network(lambda some: data.draw(st.sampled_from(some)), seed, operators)
-    canonical = build_canonical(from_sketch(sketch, size=SIZE))
+    try:
+        canonical = build_canonical(from_sketch(sketch, size=SIZE))
+    except ExportError:
+        reject()  # a bias beyond 32 bits, which is said at export
     pixels = images(3, SIZE, seed=seed)
     expected = Reference(canonical).infer(pixels)
     for way in WAYS:

@@ -506,6 +506,7 @@ def _has_fma() -> bool:
     return info.exists() and " fma " in info.read_text()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not _has_fma(), reason="no x86 processor with FMA")
 def test_a_build_that_fuses_products_and_sums_refuses_to_run(tmp_path: Path) -> None:
     spec, picture = PreprocessSpec("oct", 64), draw("noise", 1, 200, 210)

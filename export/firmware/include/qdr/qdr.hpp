@@ -38,8 +38,9 @@ class Device {
            const qdr_parallel *parallel = nullptr)
         : device_(std::make_unique<qdr_device>()) {
         qdr_bundle_error why{"", 0};
-        check(qdr_open(device_.get(), bundle, size, &trust, minimum_security_version, &why),
-              why.what);
+        qdr_status status =
+            qdr_open(device_.get(), bundle, size, &trust, minimum_security_version, &why);
+        check(status, why.what);
         options_.parallel = parallel;
         bytes_ = qdr_arena_bytes(device_.get(), width, height,
                                  parallel == nullptr ? 1 : parallel->threads);
