@@ -41,7 +41,7 @@ $(VENV)/.dev: $(VENV)/.use
 demo: $(VENV)/.use native ## Make synthetic eyes, train, export, prove and measure: under 12 minutes
 	$(QDR) data synth $(DEMO)/data --patients 300 --seed 1 --size 256
 	$(QDR) train demo --data $(DEMO)/data/synthetic.csv --out $(DEMO)/run $$(test ! -f $(DEMO)/run/run.json || echo --resume)
-	$(QDR) export $(DEMO)/run
+	$(QDR) export $(DEMO)/run $(addprefix --target ,ort-x86 openvino native tensorrt-10 tensorrt-11)
 	$(QDR) bench $(DEMO)/run/export/*.qdr --out $(DEMO)/report
 	$(QDR) run $(DEMO)/run/export/demo-fundus.qdr $$(find $(DEMO)/data/fundus -name '*.jpg' | sort | tail -n 6)
 	@echo "Bundles: $(DEMO)/run/export/*.qdr   Report: $(DEMO)/report/report.html"
