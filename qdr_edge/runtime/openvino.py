@@ -87,13 +87,12 @@ class OpenVinoSession:
             core = openvino.Core()
             self._model: Any = core.compile_model(_read(core, model), "CPU", settings)
             self._request: Any = self._model.create_infer_request()
-            # Tensors of our own: to hand an array to `infer` and to take its answer as a dict
+            # The request's own tensors: to hand an array to `infer` and to take its answer as a dict
             # costs 0.15 ms an image, a fifteenth of a small student's time.
-            self._input = openvino.Tensor(self._model.input(0))
-            self._outputs = [openvino.Tensor(output) for output in self._model.outputs]
-            self._request.set_input_tensor(self._input)
-            for position, tensor in enumerate(self._outputs):
-                self._request.set_output_tensor(position, tensor)
+            self._input = self._request.get_input_tensor(0)
+            self._outputs = [
+                self._request.get_output_tensor(n) for n in range(len(self._model.outputs))
+            ]
         except Exception as error:
             # OpenVINO raises RuntimeError for everything, imports included.
             raise _refuses(here, error) from error
@@ -129,8 +128,8 @@ class OpenVinoSession:
                 if self._request is None:
                     raise closed()
                 np.copyto(self._input.data, images[index : index + 1])
-                self._request.start_async()
-                self._request.wait()
+                # Not start_async and wait, which hand the work to another thread: 0.14 ms more.
+                self._request.infer()
                 for row, tensor in zip(rows, self._outputs, strict=False):
                     row.append(tensor.data.astype(np.float32))  # a copy: the tensor is used again
         return tuple(np.concatenate(row) for row in rows)

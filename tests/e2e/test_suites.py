@@ -118,6 +118,7 @@ def test_every_scenario_on_two_thread_counts(run_folder: Path, tmp_path: Path) -
         assert not [r for r in row["reasons"] if "outputs" in r or "golden" in r or "self" in r]
 
 
+@pytest.mark.full
 def test_a_whole_group_is_not_measured_again(run_folder: Path, tmp_path: Path) -> None:
     text = "targets: [ort-x86]\nthreads: [1]\nseconds: 0.2\nrounds: 2\nfloat_twins: false\n"
     suite = suite_file(tmp_path, text)
