@@ -176,7 +176,7 @@ def _bundle_section(
         ),
         *plots(
             "Speed against float",
-            "Same runtime, same rounds; 95 % bootstrap interval.",
+            "Same runtime (native: the fastest float one), same rounds; 95 % bootstrap interval.",
             speed.speed_ratios(measured, ratios, f"{prefix}x"),
         ),
         *plots(
@@ -250,7 +250,7 @@ def _tiles(
             "Speed against float",
             fixed(speed_up, 2),
             "×" if speed_up is not None else "",
-            f"95 % interval {interval(ratio, 1.0, 2)}, same runtime"
+            f"95 % interval {interval(ratio, 1.0, 2)}, same rounds"
             if speed_up is not None
             else "no float model measured",
         ),
