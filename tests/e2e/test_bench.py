@@ -171,7 +171,9 @@ def test_stages_and_self_test_go_through_the_screener(
     stages = artefact["stages"]
     assert sum(stages["outcomes"].values()) == 20
     parts = stages["median_ms"]
-    assert parts["end_to_end"] > parts["decode_preprocess"] > parts["postprocess"] > 0
+    # No order among them: they are timed apart, and a busy machine may turn any two round.
+    assert {"end_to_end", "decode_preprocess", "postprocess"} <= set(parts)
+    assert all(value > 0 for value in parts.values())
     assert twin["stages"] is None
 
 
