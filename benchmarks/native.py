@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qdr_bench.built import build, prepare, run_script
+from qdr_bench.built import RUN_HERE, build, prepare, run_script
 from qdr_bench.machine.environment import environment
 from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import paired_ratio
@@ -69,9 +69,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.build.resolve()
     data = prepare(folder)
-    bundle = read_bundle(
-        build(options.recipe, folder, data, targets=("ort-x86", "openvino", "native"))
-    )
+    bundle = read_bundle(build(options.recipe, folder, data, targets=RUN_HERE))
     artefacts = bundle.manifest.artefacts
     size = bundle.manifest.input.size
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size, size), dtype=np.uint8)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qdr_bench.built import build, prepare, qdr_edge, run_script
+from qdr_bench.built import RUN_HERE, build, prepare, qdr_edge, run_script
 
 RECIPES = ("student-latency", "resnet50-latency", "mobilenetv3-latency")
-TARGETS = ("ort-x86", "openvino", "native")
 
 
 def main() -> int:
@@ -29,7 +28,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.build.resolve()
     data = prepare(folder)
-    bundle = build(options.recipe, folder, data, targets=TARGETS)
+    bundle = build(options.recipe, folder, data, targets=RUN_HERE)
     out = options.out / options.recipe
     qdr_edge("bench", str(bundle), "--suite", "peers", "--threads", str(options.threads),
              "--seconds", str(options.seconds), "--out", str(out))  # fmt: skip

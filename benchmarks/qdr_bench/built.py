@@ -15,6 +15,8 @@ from qdr_edge.errors import QdrError
 from qdr_edge.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
+# What runs on an x86 workstation; a bundle that two benchmarks build for the same is built once.
+RUN_HERE = ("ort-x86", "openvino", "native")
 
 
 def prepare(folder: Path, *, patients: int = 12, size: int = 512) -> Path:

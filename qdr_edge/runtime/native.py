@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC: Final = b"QDRPLAN1"
-# Called with number, height, width, channels, bytes a position, zero point and codes of a tensor.
+# Called with a tensor's number and its codes, [C, H, W].
 Watch = Callable[[int, "NDArray[np.int16]"], None]
 
 

@@ -7,10 +7,10 @@ static const char UNREADABLE[] = "the image cannot be read";
 static const char FAULTY[] = "the self-test has failed";
 static const char NOT_FINITE[] = "the network's answer is not a number";
 
-qdr_arena qdr_arena_layout(const qdr_device *device) {
-    size_t pixels = (size_t)3 * device->pixels.size * device->pixels.size;
-    return (qdr_arena){0, (pixels + QDR_ARENA_ALIGNMENT - 1) / QDR_ARENA_ALIGNMENT *
-                              QDR_ARENA_ALIGNMENT};
+/* Where the arena's part for each step begins. */
+static size_t rest_begin(const qdr_device *device) {
+    return (qdr_input_bytes(device) + QDR_ARENA_ALIGNMENT - 1) / QDR_ARENA_ALIGNMENT *
+           QDR_ARENA_ALIGNMENT;
 }
 
 size_t qdr_arena_bytes(const qdr_device *device, uint32_t width, uint32_t height,
@@ -27,13 +27,13 @@ size_t qdr_arena_bytes(const qdr_device *device, uint32_t width, uint32_t height
     /* The three are never needed at the same time. */
     size_t largest = plan > scratch ? plan : scratch;
     largest = largest > gate ? largest : gate;
-    return qdr_arena_layout(device).rest + largest;
+    return rest_begin(device) + largest;
 }
 
 /* The part of the arena behind the input, or nothing where it is too small. */
 static bool rest_of(const qdr_device *device, void *arena, size_t arena_bytes, void **rest,
                     size_t *rest_bytes) {
-    size_t begin = qdr_arena_layout(device).rest;
+    size_t begin = rest_begin(device);
     if (arena == NULL || (uintptr_t)arena % QDR_ARENA_ALIGNMENT != 0 || arena_bytes <= begin) {
         return false;
     }

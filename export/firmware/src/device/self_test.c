@@ -37,8 +37,7 @@ static bool decision_holds(const qdr_golden *golden, const qdr_decision *found) 
 /* Whether the pixels that the arena still holds are those of the export. */
 static bool pixels_hold(const qdr_device *device, const qdr_golden *golden, const void *arena) {
     uint8_t digest[QDR_SHA256_BYTES];
-    qdr_sha256((const uint8_t *)arena + qdr_arena_layout(device).pixels,
-               (size_t)3 * device->pixels.size * device->pixels.size, digest);
+    qdr_sha256(arena, qdr_input_bytes(device), digest);
     return memcmp(digest, golden->preprocessed_sha256, sizeof digest) == 0;
 }
 

@@ -30,29 +30,43 @@ INLINE_AVX2 __m256i quad_sums(__m256i x, __m256i w) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
 }
 
-AVX2 static void dense(const uint8_t *const *inputs, uint32_t taps, uint32_t quads,
-                       const int8_t *weights, int32_t *sums) {
-    __m256i found[ROWS][2];
+INLINE_AVX2 void begin(__m256i found[ROWS][2]) {
     UNROLL
     for (int row = 0; row < ROWS; row++) {
         found[row][0] = found[row][1] = _mm256_setzero_si256();
     }
-    for (uint32_t tap = 0; tap < taps; tap++, inputs += ROWS) {
-        for (uint32_t quad = 0; quad < quads; quad++, weights += QDR_BLOCK * QDR_QUAD) {
-            __m256i low = load(weights), high = load(weights + 32);
-            UNROLL
-            for (int row = 0; row < ROWS; row++) {
-                __m256i x = four_bytes(inputs[row] + QDR_QUAD * quad);
-                found[row][0] = _mm256_add_epi32(found[row][0], quad_sums(x, low));
-                found[row][1] = _mm256_add_epi32(found[row][1], quad_sums(x, high));
-            }
-        }
-    }
+}
+
+INLINE_AVX2 void end(__m256i found[ROWS][2], int32_t *sums) {
     UNROLL
     for (int row = 0; row < ROWS; row++) {
         _mm256_storeu_si256((void *)(sums + 16 * row), found[row][0]);
         _mm256_storeu_si256((void *)(sums + 16 * row + 8), found[row][1]);
     }
+}
+
+/* Add one quad of every row. */
+INLINE_AVX2 void add_quad(__m256i found[ROWS][2], const uint8_t *const *inputs, uint32_t quad,
+                          const int8_t *weights) {
+    __m256i low = load(weights), high = load(weights + 32);
+    UNROLL
+    for (int row = 0; row < ROWS; row++) {
+        __m256i x = four_bytes(inputs[row] + QDR_QUAD * quad);
+        found[row][0] = _mm256_add_epi32(found[row][0], quad_sums(x, low));
+        found[row][1] = _mm256_add_epi32(found[row][1], quad_sums(x, high));
+    }
+}
+
+AVX2 static void dense(const uint8_t *const *inputs, uint32_t taps, uint32_t quads,
+                       const int8_t *weights, int32_t *sums) {
+    __m256i found[ROWS][2];
+    begin(found);
+    for (uint32_t tap = 0; tap < taps; tap++, inputs += ROWS) {
+        for (uint32_t quad = 0; quad < quads; quad++, weights += QDR_BLOCK * QDR_QUAD) {
+            add_quad(found, inputs, quad, weights);
+        }
+    }
+    end(found, sums);
 }
 
 /* Eight channels' sums over two quads. */
@@ -65,10 +79,7 @@ INLINE_AVX2 __m256i two_quad_sums(__m256i x, const int8_t *w, __m256i y, const i
 AVX2 static void dense_narrow(const uint8_t *const *inputs, uint32_t taps, uint32_t quads,
                               const int8_t *weights, int32_t *sums) {
     __m256i found[ROWS][2];
-    UNROLL
-    for (int row = 0; row < ROWS; row++) {
-        found[row][0] = found[row][1] = _mm256_setzero_si256();
-    }
+    begin(found);
     for (uint32_t tap = 0; tap < taps; tap++, inputs += ROWS) {
         uint32_t quad = 0;
         for (; quad + 2 <= quads; quad += 2, weights += 2 * QDR_BLOCK * QDR_QUAD) {
@@ -83,21 +94,11 @@ AVX2 static void dense_narrow(const uint8_t *const *inputs, uint32_t taps, uint3
             }
         }
         if (quad < quads) {
-            __m256i low = load(weights), high = load(weights + 32);
-            UNROLL
-            for (int row = 0; row < ROWS; row++) {
-                __m256i x = four_bytes(inputs[row] + QDR_QUAD * quad);
-                found[row][0] = _mm256_add_epi32(found[row][0], quad_sums(x, low));
-                found[row][1] = _mm256_add_epi32(found[row][1], quad_sums(x, high));
-            }
+            add_quad(found, inputs, quad, weights);
             weights += QDR_BLOCK * QDR_QUAD;
         }
     }
-    UNROLL
-    for (int row = 0; row < ROWS; row++) {
-        _mm256_storeu_si256((void *)(sums + 16 * row), found[row][0]);
-        _mm256_storeu_si256((void *)(sums + 16 * row + 8), found[row][1]);
-    }
+    end(found, sums);
 }
 
 INLINE_AVX2 __m256i sixteen_inputs(const uint8_t *from) {

@@ -1,25 +1,6 @@
 /* Dense convolution: sums over pointers to the input's rows, so that no patch is ever copied. */
 #include "kernels/kernels.h"
 
-/* What the sums of a block begin with and end as. */
-static qdr_finish finish_of(const qdr_layer *layer, uint32_t block) {
-    const qdr_operation *o = &layer->operation;
-    qdr_finish how = {.low = o->low,
-                      .high = o->high,
-                      .zero = layer->out.zero,
-                      .adds = o->other != QDR_NONE,
-                      .other_zero = layer->other.zero,
-                      .left_a = o->left_a,
-                      .left_b = o->left_b,
-                      .sum_shift = o->shift,
-                      .sum_low = o->sum_low,
-                      .sum_high = o->sum_high};
-    size_t lanes = sizeof how.bias * (size_t)block;
-    memcpy(how.bias, layer->plan->content + o->biases + lanes, sizeof how.bias);
-    memcpy(how.shift, layer->plan->content + o->shifts + lanes, sizeof how.shift);
-    return how;
-}
-
 /* Output positions that are computed together, and where their windows read. */
 typedef struct tile {
     uint32_t taps, quads;
@@ -35,27 +16,6 @@ static bool is_inside(const qdr_layer *layer, uint32_t position) {
            x - o->pad_left + o->kernel_width <= layer->in.width;
 }
 
-/* Where the window of an output position reads: a pointer for each tap, `rows` apart. Of a whole
- * row of taps one pointer will do, since its pixels lie side by side as its weights do. */
-static void point(const qdr_layer *layer, uint32_t position, bool whole_rows,
-                  const uint8_t **inputs, uint32_t rows) {
-    const qdr_operation *o = &layer->operation;
-    const qdr_tensor *in = &layer->in;
-    const uint8_t *base = layer->arena + in->offset;
-    uint32_t y = position / layer->out.width * o->stride_y;
-    uint32_t x = position % layer->out.width * o->stride_x;
-    for (uint32_t ky = 0; ky < o->kernel_height; ky++) {
-        /* Above the image this wraps, and is then beyond its height too. */
-        uint32_t in_y = y + ky * o->dilation_y - o->pad_top;
-        for (uint32_t kx = 0; kx < (whole_rows ? 1 : o->kernel_width); kx++, inputs += rows) {
-            uint32_t in_x = x + kx * o->dilation_x - o->pad_left;
-            *inputs = in_y < in->height && in_x < in->width
-                          ? base + ((size_t)in_y * in->width + in_x) * in->stride
-                          : layer->padding;
-        }
-    }
-}
-
 /* Pointers for `count` positions, of which those beyond the last repeat it unused. */
 static tile point_tile(const qdr_layer *layer, uint32_t position, uint32_t count,
                        const uint8_t **inputs) {
@@ -66,7 +26,7 @@ static tile point_tile(const qdr_layer *layer, uint32_t position, uint32_t count
         whole_rows = is_inside(layer, position + n);
     }
     for (uint32_t n = 0; n < rows; n++) {
-        point(layer, position + (n < count ? n : count - 1), whole_rows, inputs + n, rows);
+        qdr_point(layer, position + (n < count ? n : count - 1), whole_rows, inputs + n, rows);
     }
     return whole_rows ? (tile){o->kernel_height, o->kernel_width * quads}
                       : (tile){o->kernel_height * o->kernel_width, quads};
@@ -121,7 +81,7 @@ void qdr_layer_conv(const qdr_layer *layer, uint32_t part) {
                                          inputs + (size_t)n * taps);
         }
         for (uint32_t block = first; block < last; block++) {
-            qdr_finish how = finish_of(layer, block);
+            qdr_finish how = qdr_finish_block(layer, block);
             for (uint32_t n = 0; n < count; n += rows) {
                 tile t = tiles[n / rows];
                 dense(inputs + (size_t)n * taps, t.taps, t.quads, weights + block * block_bytes,

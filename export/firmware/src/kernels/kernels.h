@@ -112,6 +112,14 @@ void qdr_layer_concat(const qdr_layer *layer, uint32_t part);
 void qdr_layer_upsample(const qdr_layer *layer, uint32_t part);
 void qdr_layer_logits(const qdr_layer *layer, uint32_t part);
 
+/* What the sums of a block of output channels begin with and end as. */
+qdr_finish qdr_finish_block(const qdr_layer *layer, uint32_t block);
+
+/* Where the window of an output position reads: a pointer for each tap, `rows` apart. Of a whole
+ * row of taps one pointer will do, since its pixels lie side by side as its weights do. */
+void qdr_point(const qdr_layer *layer, uint32_t position, bool whole_rows, const uint8_t **inputs,
+               uint32_t rows);
+
 /* The loop that ends a layer's sums. */
 static inline qdr_finish_loop qdr_finish_of(const qdr_layer *layer) {
     return layer->operation.finer ? qdr_plain_finish : layer->kernels->finish;

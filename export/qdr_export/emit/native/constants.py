@@ -28,7 +28,7 @@ def clamp_range(view: GraphView, node: NodeProto, exponent: int) -> tuple[int, i
     return first, last
 
 
-def depthwise(weight: NDArray[np.int8], groups: int, channels: int) -> NDArray[np.int8]:
+def ungrouped(weight: NDArray[np.int8], groups: int, channels: int) -> NDArray[np.int8]:
     """Weights over all input channels: those of a grouped layer with zeros between the groups."""
     if groups == 1:
         return weight

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from qdr_edge.errors import ExportError
-from qdr_export.emit.native.constants import clamp_range, depthwise, layer_of, logits_of
+from qdr_export.emit.native.constants import clamp_range, layer_of, logits_of, ungrouped
 from qdr_export.emit.native.steps import Addition, Step, Steps, Tensor, Window
 from qdr_export.graph.canonical import is_power_of_two
 from qdr_export.graph.onnx_graph import GraphView, attributes, label
@@ -206,7 +206,7 @@ class _Lowering:
         made = Tensor(name, height, width, len(weight), exponent, low >= 0)
         alone = groups == given.channels == len(weight) and groups > 1
         layer = layer_of(
-            weight if alone else depthwise(weight, groups, given.channels),
+            weight if alone else ungrouped(weight, groups, given.channels),
             weights["bias"], weights["exponents"] + given.exponent, given, exponent,
             (low, high), where=label(node),
         )  # fmt: skip
