@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "qdr/plan.h"
+#include "random.h"
 
 enum { MOST_ARENA = 1 << 22, MOST_SIDE = 64, MOST_CLASSES = 4096 };
 
@@ -42,13 +43,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifdef QDR_FUZZ_MAIN
-static uint64_t next(uint64_t *state) {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    return *state * UINT64_C(2685821657736338717);
-}
-
 int main(int count, char **arguments) {
     CHECK(count == 4);
     char path[1024];
@@ -62,8 +56,8 @@ int main(int count, char **arguments) {
     size_t records = 64 + 32 * (size_t)plan.tensors + 112 * (size_t)plan.operations;
     for (unsigned long run = 0; run < runs; run++) {
         memcpy(changed, good, size);
-        for (uint64_t changes = 1 + next(&state) % 3; changes > 0; changes--) {
-            uint64_t what = next(&state);
+        for (uint64_t changes = 1 + next_random(&state) % 3; changes > 0; changes--) {
+            uint64_t what = next_random(&state);
             size_t at = 8 + (what >> 8) % (records - 12);
             switch (what % 4) {
             case 0:

@@ -6,6 +6,8 @@
  * changed becomes one to change further. Each input lies in memory of exactly its size, so that
  * a sanitizer sees every byte too far.
  */
+#include "../random.h"
+
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,12 +29,9 @@ static input seeds[MOST_SEEDS];
 static size_t seed_count;
 static uint64_t state;
 
-/* xorshift64*; a number below `limit`, which is not 0. */
+/* A number below `limit`, which is not 0. */
 static size_t draw(size_t limit) {
-    state ^= state >> 12;
-    state ^= state << 25;
-    state ^= state >> 27;
-    return (size_t)((state * UINT64_C(0x2545f4914f6cdd1d)) >> 33) % limit;
+    return (size_t)(next_random(&state) >> 33) % limit;
 }
 
 static void *need(void *memory) {

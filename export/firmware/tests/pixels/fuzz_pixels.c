@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../random.h"
 #include "qdr/pixels.h"
 
 enum { HEAD = 24, MOST_SIDE = 160 };
@@ -93,14 +94,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #ifdef QDR_FUZZ_MAIN
-/* xorshift64*: the same inputs for the same seed, on every machine. */
-static uint64_t next(uint64_t *state) {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    return *state * UINT64_C(2685821657736338717);
-}
-
 int main(int count, char **arguments) {
     if (count != 3) {
         fputs("usage: fuzz_pixels RUNS SEED\n", stderr);
@@ -110,12 +103,12 @@ int main(int count, char **arguments) {
     uint64_t state = strtoull(arguments[2], NULL, 10) * 2 + 1;
     for (unsigned long run = 0; run < runs; run++) {
         uint8_t data[HEAD + 200];
-        size_t size = HEAD + next(&state) % (sizeof data - HEAD);
+        size_t size = HEAD + next_random(&state) % (sizeof data - HEAD);
         for (size_t at = 0; at < size; at++) {
-            data[at] = (uint8_t)(next(&state) >> 32);
+            data[at] = (uint8_t)(next_random(&state) >> 32);
         }
-        data[0] &= next(&state) % 16 ? 0x7f : 0xff; /* mostly the version there is */
-        data[2] &= next(&state) % 16 ? 0x7f : 0xff;
+        data[0] &= next_random(&state) % 16 ? 0x7f : 0xff; /* mostly the version there is */
+        data[2] &= next_random(&state) % 16 ? 0x7f : 0xff;
         LLVMFuzzerTestOneInput(data, size);
     }
     printf("%lu runs, %lu of them prepared\n", runs, fuzz_prepared);
