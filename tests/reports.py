@@ -229,10 +229,16 @@ def _measured(
         latency=Latency(tuple(times(ms, 90) for _ in range(10))),
         memory=Memory(int(4e7 + 6e6 * ms + cell.model_bytes), 40_000_000),
         stages=Stages(
-            times(3.1, 24),
-            times(1.3 * ms, 24),
-            times(0.05, 24),
-            times(3.6 + 1.3 * ms, 24),
+            {
+                "decode": times(2.2, 24),
+                "preprocess": times(0.9, 24),
+                "gate": times(0.4, 24),
+                **({"h2d": times(0.03, 24)} if on_gpu else {}),
+                "infer": times(1.3 * ms, 24),
+                **({"d2h": times(0.01, 24)} if on_gpu else {}),
+                "postprocess": times(0.05, 24),
+                "end_to_end": times(3.8 + 1.3 * ms, 24),
+            },
             {"POSITIVE": 20, "NEGATIVE": 4},
             210_000_000,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -90,38 +90,30 @@ class Memory:
 
 @dataclass(frozen=True)
 class Stages:
-    """Raw times of each stage from file to decision, nanoseconds.
+    """Raw times of each stage from file to decision, nanoseconds, and "end_to_end".
+
+    A device with a memory of its own has "h2d" and "d2h", the copies around "infer".
 
     Only images that went all the way are timed: what a gate stops is faster than a screening.
     `outcomes` counts what the Screener said about every image tried.
     """
 
-    decode_preprocess_ns: tuple[int, ...]
-    infer_ns: tuple[int, ...]
-    postprocess_ns: tuple[int, ...]
-    end_to_end_ns: tuple[int, ...]
+    times_ns: Mapping[str, Sequence[int]]
     outcomes: Mapping[str, int]
     screen_peak_rss_bytes: int
 
     @property
     def median_ms(self) -> dict[str, float]:
         """Median of each stage."""
-        raw = {
-            "decode_preprocess": self.decode_preprocess_ns,
-            "infer": self.infer_ns,
-            "postprocess": self.postprocess_ns,
-            "end_to_end": self.end_to_end_ns,
-        }
         return {
             name: float(statistics.round_medians([values])[0]) / NS_PER_MS
-            for name, values in raw.items()
-            if values
+            for name, values in self.times_ns.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        raw = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-        return {"samples": len(self.end_to_end_ns), "median_ms": self.median_ms, **raw}
+        samples = len(self.times_ns.get("end_to_end", ()))
+        return {"samples": samples, "median_ms": self.median_ms, **vars(self)}
 
 
 @dataclass(frozen=True)

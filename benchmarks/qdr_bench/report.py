@@ -16,7 +16,7 @@ from qdr_bench.statistics import Ratio, paired_ratio, round_medians
 from qdr_bench.subject import Subject
 
 FORMAT = "qdr-benchmark"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 QUICK_BELOW_S = 600.0
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"

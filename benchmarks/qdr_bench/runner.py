@@ -288,10 +288,7 @@ def _screen(running: Running, plan: Plan) -> None:
         **_screening(running, plan),
     )
     running.stages = Stages(
-        decode_preprocess_ns=tuple(answer["decode_preprocess_ns"]),
-        infer_ns=tuple(answer["infer_ns"]),
-        postprocess_ns=tuple(answer["postprocess_ns"]),
-        end_to_end_ns=tuple(answer["end_to_end_ns"]),
+        times_ns=answer["times_ns"],
         outcomes=answer["outcomes"],
         screen_peak_rss_bytes=answer["screen_peak_rss_bytes"],
     )

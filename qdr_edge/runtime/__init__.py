@@ -75,6 +75,20 @@ class MapSession(Session, Protocol):
         """
 
 
+@runtime_checkable
+class DeviceSession(Session, Protocol):
+    """A session whose network runs on a device with a memory of its own."""
+
+    def infer_stages(
+        self, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], Mapping[str, int]]:
+        """As `infer` of one image, waiting after each step, which `infer` does not.
+
+        Returns:
+            Logits, and the nanoseconds of the steps "h2d", "infer" and "d2h".
+        """
+
+
 @dataclass(frozen=True)
 class Availability:
     """Whether a backend can be used here; `install` is the command that would add it."""

@@ -6,7 +6,9 @@ verified bytes (tensorrt_build.py), and cached (engine_cache.py).
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -202,6 +204,27 @@ class TensorRtSession:
                 rows.append(self._logits.copy())
         return np.concatenate(rows)
 
+    def infer_stages(
+        self, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], Mapping[str, int]]:
+        """See DeviceSession. Queued step by step also where `infer` launches a recorded graph."""
+        import numpy as np
+
+        check_images(images, self._size)
+        marks = []
+        with self._lock:
+            if self._context is None:
+                raise closed()
+            marks.append(time.perf_counter_ns())
+            np.copyto(self._pixels, images, casting="safe")
+            for step in self._steps():
+                step()
+                self._cuda.synchronize(self._stream)
+                marks.append(time.perf_counter_ns())
+            logits = self._logits.copy()
+        spans = (after - before for before, after in itertools.pairwise(marks))
+        return logits, dict(zip(("h2d", "infer", "d2h"), spans, strict=True))
+
     def close(self) -> None:
         """See Session."""
         with self._lock:
@@ -253,11 +276,22 @@ class TensorRtSession:
         return array, address
 
     def _enqueue(self) -> None:
+        for step in self._steps():
+            step()
+
+    def _steps(self) -> tuple[Callable[[], None], ...]:
+        """What an inference queues: the copy to the device, the network, the copy back."""
+        cuda, stream = self._cuda, self._stream
+        return (
+            lambda: cuda.copy_to_device(self._input, self._pixels, stream),
+            self._execute,
+            lambda: cuda.copy_to_host(self._logits, self._output, stream),
+        )
+
+    def _execute(self) -> None:
         assert self._context is not None
-        self._cuda.copy_to_device(self._input, self._pixels, self._stream)
         if not self._context.execute_async_v3(self._stream):
             raise refused(self._log.messages, "run an inference")
-        self._cuda.copy_to_host(self._logits, self._output, self._stream)
 
     def _record(self) -> None:
         # The first inference sets up what may not be recorded.

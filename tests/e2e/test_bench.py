@@ -102,7 +102,7 @@ def test_every_runnable_model_is_measured_beside_its_float_twin(
     measured: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     report = load(measured[0])
-    assert (report["format"], report["schema_version"]) == ("qdr-benchmark", 2)
+    assert (report["format"], report["schema_version"]) == ("qdr-benchmark", 3)
     assert report["quick"]
     assert report["synthetic"]
     assert not report["interrupted"]
@@ -172,7 +172,9 @@ def test_stages_and_self_test_go_through_the_screener(
     assert sum(stages["outcomes"].values()) == 20
     parts = stages["median_ms"]
     # No order among them: they are timed apart, and a busy machine may turn any two round.
-    assert {"end_to_end", "decode_preprocess", "postprocess"} <= set(parts)
+    names = ["decode", "preprocess", "gate", "infer", "postprocess", "end_to_end"]
+    assert list(parts) == names
+    assert {len(stages["times_ns"][name]) for name in names} == {stages["samples"]}
     assert all(value > 0 for value in parts.values())
     assert twin["stages"] is None
 

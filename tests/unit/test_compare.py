@@ -43,7 +43,7 @@ def document(*, ms: float = 10.0, noise: float = 0.002, seed: int = 0) -> dict[s
     }
     return {
         "format": "qdr-benchmark",
-        "schema_version": 2,
+        "schema_version": 3,
         "environment": json.loads(json.dumps(ENVIRONMENT)),
         "bundles": [],
         "ratios": [],
@@ -178,7 +178,7 @@ def _renamed(content: dict[str, Any]) -> None:
     ("edit", "said"),
     [
         (_other_cpu, "unlike machines: cpu: a → b"),
-        (_later, "schema version 99; expected 1 to 2"),
+        (_later, "schema version 99; expected 1 to 3"),
         (_renamed, "no row is in both reports"),
     ],
 )

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qdr_edge.errors import BackendError
+from qdr_edge.runtime import DeviceSession
 from qdr_edge.runtime.tensorrt import TensorRtSession
 
 SIZE = 8
@@ -185,6 +186,31 @@ def test_threads_do_not_mix_their_images(simulate: Callable[..., Gpu], recorded:
         for batch, logits in zip(batches, pool.map(session.infer, batches), strict=True):
             np.testing.assert_array_equal(logits, _expected(batch))
     session.close()
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["queued", "recorded"])
+def test_its_steps_one_by_one_give_the_same_logits(
+    simulate: Callable[..., Gpu], recorded: bool
+) -> None:
+    gpu = simulate()
+    session = _open(gpu, recorded=recorded)
+    assert isinstance(session, DeviceSession)
+    queued: list[int] = []
+    synchronize = gpu.synchronize
+
+    def watch(stream: int) -> None:
+        queued.append(len(gpu.queue))
+        synchronize(stream)
+
+    gpu.synchronize = watch  # type: ignore[method-assign]
+    logits, times = session.infer_stages(_images(1))
+    np.testing.assert_array_equal(logits, _expected(_images(1)))
+    assert list(times) == ["h2d", "infer", "d2h"]
+    assert min(times.values()) > 0
+    assert queued == [1, 1, 1], "each step is waited for before the next"
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        session.infer_stages(_images(1))
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["queued", "recorded"])

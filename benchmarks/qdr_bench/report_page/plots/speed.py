@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,11 +16,16 @@ from qdr_bench.report_page.text import at, number, numbers
 
 Rows = Sequence[Mapping[str, Any]]
 STAGES = {
-    "decode_preprocess": "decode + preprocess",
+    "decode_preprocess": "decode + preprocess",  # one stage in reports of schema version 1 and 2
+    "decode": "decode",
+    "preprocess": "preprocess",
+    "gate": "quality gate",
+    "h2d": "copy to the device",
     "infer": "infer",
+    "d2h": "copy back",
     "postprocess": "decide",
 }
-REST = "quality gate and the rest"
+REST = "the rest"
 LABEL_PLACES = ((0, 9), (11, -4), (-11, -4), (0, -17), (11, 8), (-11, 8), (0, 20), (0, -28))
 
 
@@ -192,24 +197,32 @@ def stage_bars(rows: Rows, prefix: str) -> list[str]:
     rows = [row for row in rows if number(at(row, "stages", "median_ms", "end_to_end"))]
     if not rows:
         return []
+    stages = [
+        (key, name) for key, name in STAGES.items() if any(key in median_ms(row) for row in rows)
+    ]
     longest = max(float(row["stages"]["median_ms"]["end_to_end"]) for row in rows)
     found = []
     for page, some in enumerate(style.pages(rows)):
         with style.figure(style.row_height(some, 1.3)) as figure:
             axes = style.row_axes(figure, some)
             for place, row in enumerate(some):
-                median = row["stages"]["median_ms"]
-                parts = {name: number(median.get(key)) or 0.0 for key, name in STAGES.items()}
+                median = median_ms(row)
+                parts = {name: number(median.get(key)) or 0.0 for key, name in stages}
                 # Medians do not add up exactly: what is left is never drawn as negative.
                 parts[REST] = max(0.0, median["end_to_end"] - sum(parts.values()))
                 total = f"{median['end_to_end']:.3g} ms"
                 style.stacked(axes, place, parts, total=total, legend=place == 0)
             axes.set_xlim(0, 1.25 * longest)
             axes.set_xlabel("median, ms")
-            figure.legend(loc="outside lower center", ncols=2, handlelength=1.4)
+            figure.legend(loc="outside lower center", ncols=3, handlelength=1.4)
             title = "Time from image file to decision, by stage"
             found.append(style.svg(figure, title, f"{prefix}{page}"))
     return found
+
+
+def median_ms(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Median of each stage of a row that has them."""
+    return cast("Mapping[str, Any]", row["stages"]["median_ms"])
 
 
 def raw(row: Mapping[str, Any]) -> Any:

@@ -45,7 +45,8 @@ VARIABLES = {
 }
 MARKERS = {"onnxruntime": "o", "openvino": "s", "tensorrt": "D", "torch": "^", "native": "P"}
 OTHER_MARKER = "X"
-HATCHES = ("", "////", "....", "")
+HATCHES = ("", "////", "....", "", "xxxx", "", "----", "////")
+"""What tells apart parts of the same colour: there are twice as many as colours."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "qdr-bench",
@@ -153,7 +154,7 @@ def stacked(
 ) -> None:
     """Draw one row's bar of parts, left to right, and what they come to."""
     left = 0.0
-    for (name, value), colour, hatch in zip(parts.items(), PARTS, HATCHES, strict=False):
+    for (name, value), colour, hatch in zip(parts.items(), 2 * PARTS, HATCHES, strict=False):
         label = name if legend else None
         bar: Any = {"height": BAR_HEIGHT, "color": colour, "hatch": hatch, "label": label}
         axes.barh(-place + 0.14, value, left=left, edgecolor=PAPER, linewidth=0.6, **bar)
