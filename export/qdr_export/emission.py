@@ -22,7 +22,7 @@ from qdr_export.lint.check import Finding, lint_model
 from qdr_export.profiles import Profile
 from qdr_export.proof.readback import Readback, read_back
 
-READABLE = ("onnxruntime", "openvino")
+READABLE = ("onnxruntime", "openvino", "native")
 # Backends whose artefacts carry the second output, where one is asked for.
 _WITH_MAPS = ("onnxruntime", "openvino")
 # Forms that are no ONNX file, and the ONNX form they are converted from.

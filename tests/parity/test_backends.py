@@ -10,7 +10,7 @@ from qdr_edge.runtime import open_model
 from qdr_edge.runtime.onnx_check import largest_int8
 from qdr_edge.runtime.onnxruntime import optimized
 from qdr_edge.scheme import EXACT_WIDE, PORTABLE
-from qdr_export.emit import emitter
+from qdr_export.emit import emitter, native
 from qdr_export.emit.rewrite import Rewriter, to_bytes
 from qdr_export.graph.canonical import build_canonical
 from qdr_export.graph.float_twin import build_float_twin
@@ -74,6 +74,17 @@ def test_every_layer_runs_in_int8(family: str, backend: str) -> None:
     seen = read_back(backend, model)
     assert seen.float_layers == ()
     assert seen.int8_share == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plan_multiplies_as_often_as_the_graph_it_came_from(family: str) -> None:
+    canonical = build_canonical(checkpoint(family))
+    plan = read_back("native", native.emit(canonical))
+    graph = read_back("onnxruntime", emitter("onnxruntime-x86")(canonical))
+    # A grouped convolution, of which the student has one, is computed as a dense one with zeros.
+    spent = [a.macs / b.macs for a, b in zip(plan.layers, graph.layers, strict=True)]
+    assert spent == [2 if family == "student" and place == 2 else 1 for place in range(len(spent))]
+    assert plan.int8_share == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

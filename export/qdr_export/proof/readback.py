@@ -7,6 +7,7 @@ are recognized by the names their nodes carried into the runtime.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from qdr_edge.errors import ExportError
+from qdr_export.emit.native.writer import records
 from qdr_export.graph.onnx_graph import GraphView, attributes
 
 _MATRIX_OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -82,18 +84,20 @@ def read_back(backend: str, model: bytes) -> Readback:
     """Compile a model and report how each layer is executed.
 
     Args:
-        backend: "onnxruntime" or "openvino".
-        model: An ONNX model with static shapes.
+        backend: "onnxruntime", "openvino" or "native".
+        model: An ONNX model with static shapes; for "native" a plan.
 
     Raises:
         BackendError: The runtime is missing or refuses the model.
         ExportError: The backend's compiled graph cannot be read on this machine.
     """
+    if backend == "native":
+        return Readback(backend, tuple(_layers_of_plan(model)))
     readers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     if backend not in readers:
         raise ExportError(
             f"the compiled graph of {backend} cannot be read here",
-            expected=f"one of {', '.join(readers)}",
+            expected=f"one of {', '.join(readers)}, native",
         )
     named = with_names(model)
     macs = layer_macs(named)
@@ -107,6 +111,23 @@ def read_back(backend: str, model: bytes) -> Readback:
         int8, kernel = kernels.get(name, kernels.get(outputs[name], missing))
         layers.append(LayerExecution(name, count, int8, kernel))
     return Readback(backend, tuple(layers))
+
+
+def _layers_of_plan(plan: bytes) -> Iterator[LayerExecution]:
+    """The layers that libqdr finds in a plan; it has no other way to compute one than in int8."""
+    tensors, operations = records(plan)
+    for place, step in enumerate(operations):
+        if step["kind"] not in ("conv", "depthwise", "logits"):
+            continue
+        given = tensors[step["input"]]
+        depth = 1 if step["kind"] == "depthwise" else given["channels"]
+        if step["kind"] == "logits":
+            outputs = step["classes"]
+        else:
+            made = tensors[step["output"]]
+            outputs = made["height"] * made["width"] * made["channels"]
+        macs = outputs * depth * step["kernel_height"] * step["kernel_width"]
+        yield LayerExecution(f"{step['kind']}:{place}", macs, True, "u8 x s8")
 
 
 def layer_macs(model: ModelProto) -> dict[str, int]:

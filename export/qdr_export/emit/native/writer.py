@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,29 @@ def write(plan: Steps) -> bytes:
         plan.side, plan.classes, int(narrow), *[0] * 6,
     )  # fmt: skip
     return MAGIC + header + body
+
+
+def records(plan: bytes) -> tuple[list[dict[str, int]], list[dict[str, Any]]]:
+    """A plan's tensors and operations, by the names of format.h, for those who count what it does.
+
+    A device reads and checks a plan by itself; this is for plans that were just written.
+    """
+    words = np.frombuffer(plan[: len(plan) // 4 * 4], "<u4")
+    tensors, operations, classes = (int(words[place]) for place in (3, 4, 8))
+    first = HEADER_WORDS + TENSOR_WORDS * tensors
+    named = words[HEADER_WORDS:first].reshape(tensors, TENSOR_WORDS)
+    steps = words[first : first + OPERATION_WORDS * operations].reshape(-1, OPERATION_WORDS)
+    return (
+        [dict(zip(("offset", "height", "width", "channels"), row.tolist(), strict=False))
+         for row in named],
+        [
+            {
+                "kind": KINDS[row[0]], "input": row[1], "output": row[3], "kernel_height": row[4],
+                "kernel_width": row[5], "classes": classes,
+            }
+            for row in steps.tolist()
+        ],
+    )  # fmt: skip
 
 
 class _Constants:
