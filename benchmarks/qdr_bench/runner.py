@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qdr_bench import engine
 from qdr_bench.child import Child
 from qdr_bench.evaluation_data import EvaluationData
 from qdr_bench.machine.environment import machine_state
@@ -114,6 +115,7 @@ def _run(cells: list[Running], baselines: dict[str, int], plan: Plan, on_step: O
 def _steps(plan: Plan) -> list[tuple[str, Callable[[Running], None]]]:
     """All that is done with each cell in turn, in this order."""
     steps: list[tuple[str, Callable[[Running], None]]] = [
+        ("building the engine of", _build),
         ("opening", partial(_open, plan=plan)),
         ("evaluating", _evaluate),
         ("warming up", partial(_fill_pool, plan=plan)),
@@ -149,6 +151,17 @@ def _guarded(running: Running, step: Callable[[Running], None]) -> None:
         step(running)
     except BenchmarkError as error:
         running.failure = str(error)
+
+
+def _build(running: Running) -> None:
+    cell = running.cell
+    if cell.backend != engine.BACKEND:
+        return
+    child = Child(f"{cell.id}: engine", timeout_s=engine.LONGEST_BUILD_S)
+    try:
+        running.engine = child.call("engine", model=str(cell.model), options=dict(cell.options))
+    finally:
+        child.close()
 
 
 def _open(running: Running, plan: Plan) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from qdr_edge.runtime import Session, open_model
 
-
 TOLD = ("device", "transfers")
 """What a cell's options tell a reader and this module, and no runtime."""
 
