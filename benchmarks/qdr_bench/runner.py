@@ -102,6 +102,10 @@ def _run(cells: list[Running], baselines: dict[str, int], plan: Plan, on_step: O
             continue  # the cells of this backend will say why themselves
         finally:
             child.close()
+    for running in alive:
+        if running.cell.backend == engine.BACKEND:
+            on_step(f"building the engine of {running.cell.id}", 0.0)
+            _guarded(running, _build)
     done = 0
     for what, step in steps:
         for running in alive:
@@ -115,7 +119,6 @@ def _run(cells: list[Running], baselines: dict[str, int], plan: Plan, on_step: O
 def _steps(plan: Plan) -> list[tuple[str, Callable[[Running], None]]]:
     """All that is done with each cell in turn, in this order."""
     steps: list[tuple[str, Callable[[Running], None]]] = [
-        ("building the engine of", _build),
         ("opening", partial(_open, plan=plan)),
         ("evaluating", _evaluate),
         ("warming up", partial(_fill_pool, plan=plan)),
@@ -155,8 +158,6 @@ def _guarded(running: Running, step: Callable[[Running], None]) -> None:
 
 def _build(running: Running) -> None:
     cell = running.cell
-    if cell.backend != engine.BACKEND:
-        return
     child = Child(f"{cell.id}: engine", timeout_s=engine.LONGEST_BUILD_S)
     try:
         running.engine = child.call("engine", model=str(cell.model), options=dict(cell.options))
