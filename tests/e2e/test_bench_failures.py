@@ -19,6 +19,7 @@ from qdr_bench.runner import measure
 from qdr_bench.subject import open_subject
 from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import sha256_bytes
+from qdr_edge.runtime import availability
 from tests.benches import bench, command, environment, load, make_run
 from tests.bundles import onnx_model
 
@@ -196,3 +197,34 @@ def test_a_slow_child_is_ended() -> None:
             child.call("baseline", backend="openvino")
     finally:
         child.close()
+
+
+@pytest.mark.skipif(availability()["tensorrt"].ok, reason="TensorRT and a GPU are here")
+def test_an_engine_that_cannot_be_built_fails_its_row_alone(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device whose TensorRT refuses: the build is asked for, in a process of its own."""
+    monkeypatch.setenv("QDR_EDGE_HOME", str(run_folder / "home"))
+    path = run_folder / "run" / "export" / "tiny.qdr"
+    subject = open_subject(
+        path,
+        tmp_path / "models",
+        allow_unsigned=False,
+        with_float=False,
+        targets=("ort-x86", "tensorrt-10"),
+    )
+    cells = tuple(replace(cell, unavailable="") for cell in subject.cells)
+    steps: list[str] = []
+    measured = measure(
+        [replace(subject, cells=cells)],
+        {},
+        Plan(seconds=0.2, threads=1),
+        lambda what, _: steps.append(what),
+    )
+    ours, gpu = measured.rows
+    assert ours.latency is not None
+    assert (gpu.status, gpu.latency, gpu.cell.device) == (Status.FAILED, None, "cuda")
+    assert "int8/tensorrt-10: engine: engine: TensorRT cannot be used" in gpu.reasons[0]
+    assert [step for step in steps if "tensorrt" in step] == [
+        "building the engine of tiny/int8/tensorrt-10"
+    ]
