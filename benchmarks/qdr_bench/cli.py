@@ -17,7 +17,7 @@ def bench(
     suite: Annotated[
         str,
         typer.Option(
-            help="A YAML file, or one that ships: quick, full, soak, peers, cuda.",
+            help="A YAML file, or one that ships: quick, full, soak, peers, cuda, intel.",
             show_default=False,
         ),
     ] = "",

@@ -121,7 +121,7 @@ class Row:
     """One row of the report: a cell with whatever could be measured of it.
 
     `accuracy` is `accuracy.assess`'s JSON object; `foreign_cores` is the mean number of cores that
-    other processes kept busy while this cell was timed.
+    other processes kept busy while this cell was timed; `engine` is what `engine.build` answered.
     """
 
     cell: Cell
@@ -141,6 +141,7 @@ class Row:
     cold_start: ColdStart | None = None
     soak: Soak | None = None
     energy: Mapping[str, Any] | None = None
+    engine: Mapping[str, Any] | None = None
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
 
@@ -180,5 +181,6 @@ class Row:
             "cold_start": self.cold_start.to_dict() if self.cold_start else None,
             "soak": self.soak.to_dict() if self.soak else None,
             "energy": dict(self.energy) if self.energy else None,
+            "engine": dict(self.engine) if self.engine else None,
             "machine": {"before": self.before, "after": self.after},
         }

@@ -47,6 +47,7 @@ class Running:
     foreign: list[tuple[float, float]] = field(default_factory=list)
     stages: Stages | None = None
     energy: Mapping[str, Any] | None = None
+    engine: Mapping[str, Any] | None = None
     before: MachineState | None = None
     after: MachineState | None = None
 
@@ -135,9 +136,10 @@ def make_row(
         foreign_cores=foreign,
         multi_stream=multi,
         offline=Offline(cell.batch, tuple(running.passes)) if running.passes else None,
-        cold_start=_cold_start(running.starts),
+        cold_start=_cold_start(running.starts, running.engine is not None),
         soak=soak,
         energy=running.energy,
+        engine=running.engine,
         before=asdict(running.before) if running.before else None,
         after=asdict(running.after) if running.after else None,
     )
@@ -151,10 +153,11 @@ def _latency(rounds: Sequence[Round]) -> Latency | None:
     return Latency(_values(rounds)) if rounds else None
 
 
-def _cold_start(starts: Sequence[Mapping[str, int]]) -> ColdStart | None:
-    return (
-        ColdStart({part: [start[part] for start in starts] for part in PARTS}) if starts else None
-    )
+def _cold_start(starts: Sequence[Mapping[str, int]], has_cache: bool) -> ColdStart | None:
+    if not starts:
+        return None
+    samples = {part: [start[part] for start in starts] for part in PARTS}
+    return ColdStart(samples, cached=True if has_cache else None)
 
 
 def _unfinished(running: Running, plan: Plan) -> str:

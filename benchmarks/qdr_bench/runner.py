@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qdr_bench import engine
 from qdr_bench.child import Child
 from qdr_bench.evaluation_data import EvaluationData
 from qdr_bench.machine.environment import machine_state
@@ -101,6 +102,10 @@ def _run(cells: list[Running], baselines: dict[str, int], plan: Plan, on_step: O
             continue  # the cells of this backend will say why themselves
         finally:
             child.close()
+    for running in alive:
+        if running.cell.backend == engine.BACKEND:
+            on_step(f"building the engine of {running.cell.id}", 0.0)
+            _guarded(running, _build)
     done = 0
     for what, step in steps:
         for running in alive:
@@ -149,6 +154,15 @@ def _guarded(running: Running, step: Callable[[Running], None]) -> None:
         step(running)
     except BenchmarkError as error:
         running.failure = str(error)
+
+
+def _build(running: Running) -> None:
+    cell = running.cell
+    child = Child(f"{cell.id}: engine", timeout_s=engine.LONGEST_BUILD_S)
+    try:
+        running.engine = child.call("engine", model=str(cell.model), options=dict(cell.options))
+    finally:
+        child.close()
 
 
 def _open(running: Running, plan: Plan) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qdr_bench import engine
 from qdr_bench.measurement import Cell
 from qdr_edge.bundle import Bundle, read_bundle
 from qdr_edge.errors import BenchmarkError
@@ -120,6 +121,7 @@ def _target_cell(bundle: Bundle, name: str, target: str, folder: Path) -> Cell:
     # The child is given the model alone: what else is in the bundle must not count as its memory.
     model = folder / f"{target}.onnx"
     atomic_write(model, bundle.entries[artefact.entry])
+    on_gpu = artefact.backend == engine.BACKEND
     return Cell(
         bundle=name,
         target=target,
@@ -128,8 +130,9 @@ def _target_cell(bundle: Bundle, name: str, target: str, folder: Path) -> Cell:
         model=model,
         model_bytes=record.size,
         model_sha256=record.sha256,
-        options=dict(artefact.options),
+        options=engine.pinned(artefact.options) if on_gpu else dict(artefact.options),
         unavailable=_missing(artefact.backend, artefact.runtime, artefact.requires),
+        device="cuda" if on_gpu else "cpu",
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qdr_bench import engine
 from qdr_bench.memory import peak_rss_bytes
 from qdr_bench.screening import Screening
 from qdr_edge.errors import BenchmarkError, QdrError
@@ -254,6 +255,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     worker, screening = Worker(), Screening()
     operations: dict[str, Callable[..., dict[str, Any]]] = {
         "baseline": worker.baseline,
+        "engine": engine.build,
         "open": worker.open,
         "prepare": worker.prepare,
         "accuracy": worker.accuracy,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _LIBRARIES: Final = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _HOST_TO_DEVICE: Final = 1
 _DEVICE_TO_HOST: Final = 2
+# cudaDeviceScheduleSpin and cudaDeviceScheduleBlockingSync
+_SPIN: Final = 1
+_BLOCK: Final = 4
 # cudaDeviceAttr
 _MULTIPROCESSORS: Final = 16
 _INTEGRATED: Final = 18
@@ -120,6 +123,10 @@ class Cuda:
     def free_host(self, array: NDArray[Any]) -> None:
         """Give page-locked memory back; the array must not be touched afterwards."""
         self._call("cudaFreeHost", ctypes.c_void_p(array.ctypes.data))
+
+    def wait_by(self, *, spinning: bool) -> None:
+        """Say how this process waits for the GPU: asking again and again, or asleep."""
+        self._call("cudaSetDeviceFlags", ctypes.c_uint(_SPIN if spinning else _BLOCK))
 
     def create_stream(self) -> int:
         """Make a stream and return its handle."""

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, from ONNX or from its own format (ir_check.py)."""
+"""OpenVINO, from ONNX or from its own format (ir_check.py): on the CPU, or a device by name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qdr_edge.errors import BackendError
 from qdr_edge.runtime import Availability, Session
-from qdr_edge.runtime.ir_check import is_ir, pack_ir, split_ir
-from qdr_edge.runtime.onnx_check import MAX_TENSOR_ELEMENTS
+from qdr_edge.runtime.ir_check import check_ir, is_ir, pack_ir, split_ir
+from qdr_edge.runtime.onnx_check import MAX_TENSOR_ELEMENTS, check_onnx
 from qdr_edge.runtime.pixels import check_images, closed, no_maps
 from qdr_edge.runtime.saturation import saturates_here
 
@@ -39,6 +39,33 @@ def open_onnx(model: bytes, threads: int, options: Mapping[str, str]) -> Session
     return OpenVinoSession(model, threads, options)
 
 
+def open_on(device: str, model: bytes, options: Mapping[str, str]) -> Session:
+    """Open bytes on a device other than the CPU; they are checked first.
+
+    Args:
+        device: One of `devices`, e.g. "GPU" or "NPU".
+        model: ONNX or IR.
+        options: Of OpenVINO. What is not said is pinned: float16 where it is not int8, as these
+            devices compute by default, and the hint to latency.
+
+    Raises:
+        BackendError: OpenVINO or the device is missing, or it refuses the model.
+        BundleError: The model is not what a runtime may parse.
+    """
+    check = check_ir if is_ir(model) else check_onnx
+    check(model, where=f"model for openvino on {device}")
+    return OpenVinoSession(model, 1, options, device)
+
+
+def devices() -> tuple[str, ...]:
+    """What OpenVINO finds here, e.g. ("CPU", "GPU.0", "NPU"); none without OpenVINO."""
+    if not availability().ok:
+        return ()
+    import openvino
+
+    return tuple(openvino.Core().available_devices)
+
+
 def onnx_to_ir(model: bytes) -> bytes:
     """OpenVINO's own form of a checked ONNX model, nothing compressed, as one entry.
 
@@ -64,28 +91,21 @@ def onnx_to_ir(model: bytes) -> bytes:
 
 
 class OpenVinoSession:
-    """A model compiled by OpenVINO for the CPU."""
+    """A model compiled by OpenVINO for a device."""
 
     backend = "openvino"
 
-    def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, model: bytes, threads: int, options: Mapping[str, str], device: str = "CPU"
+    ) -> None:
         here = _demand()
         import openvino
 
-        settings = {
-            # bf16, the default where the CPU has it, moves logits by up to 0.5.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": str(threads),
-        }
-        if saturates_here(model):
-            # OpenVINO has no exact int8 kernels for such a CPU: it then computes the graph as it
-            # is written, in float with every rounding. Slower, and right.
-            settings["LP_TRANSFORMS_MODE"] = "NO"
+        settings = _cpu_settings(model, threads) if device == "CPU" else dict(_DEVICE_SETTINGS)
         settings |= options
         try:
             core = openvino.Core()
-            self._model: Any = core.compile_model(_read(core, model), "CPU", settings)
+            self._model: Any = core.compile_model(_read(core, model), device, settings)
             self._request: Any = self._model.create_infer_request()
             # The request's own tensors: handing over an array and taking the answer as a dict costs
             # 0.15 ms an image, a fifteenth of a small student's time.
@@ -142,6 +162,24 @@ class OpenVinoSession:
             self._input, self._outputs = None, []
             self._request = None
             self._model = None
+
+
+# A GPU's own default, written out; an NPU knows nothing else.
+_DEVICE_SETTINGS = {"INFERENCE_PRECISION_HINT": "f16", "PERFORMANCE_HINT": "LATENCY"}
+
+
+def _cpu_settings(model: bytes, threads: int) -> dict[str, str]:
+    settings = {
+        # bf16, the default where the CPU has it, moves logits by up to 0.5.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": str(threads),
+    }
+    if saturates_here(model):
+        # OpenVINO has no exact int8 kernels for such a CPU: it then computes the graph as it
+        # is written, in float with every rounding. Slower, and right.
+        settings["LP_TRANSFORMS_MODE"] = "NO"
+    return settings
 
 
 def _demand() -> Availability:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from qdr_edge.target import host
 from tests.bindings.conftest import ROOT, Api
+from tests.bundles import onnx_model
 
 pytestmark = pytest.mark.full
 
@@ -232,3 +234,22 @@ def _mypy(api: Api, file: Path) -> list[str]:
     lines = [line for line in result.stdout.splitlines() if ": error:" in line]
     name = os.path.relpath(file, ROOT) if file.is_relative_to(ROOT) else str(file)
     return [line for line in lines if line.startswith(f"{name}:")]
+
+
+def test_bench_gets_as_far_as_the_gpu(api: Api, tmp_path: Path) -> None:
+    """The real module is found, our options are taken, and what is missing is CUDA or a GPU."""
+    (tmp_path / "model.onnx").write_bytes(onnx_model())
+    said = api.run(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
+        "from qdr_bench import engine\n"
+        "from qdr_bench.subject import _missing\n"
+        "from qdr_edge.errors import BackendError\n"
+        f"try: engine.build({str(tmp_path / 'model.onnx')!r}, engine.pinned({{}}))\n"
+        "except BackendError as error: done([str(error), _missing('tensorrt')])"
+    )
+    if "nvidia" in host().features:
+        pytest.skip("a GPU is here")
+    assert said[0].startswith("TensorRT cannot be used: ")
+    # The reason of an UNAVAILABLE row, with what would help.
+    assert "cuda" in said[1].lower()
+    assert "not installed; run" not in said[1]

@@ -13,12 +13,14 @@ from typing import Any
 
 import psutil
 import pytest
+from markupsafe import escape
 
 from qdr_bench.suite.schema import SHIPPED, Suite, full, load_suite, parse
 from qdr_edge.bundle import write_bundle
 from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import sha256_bytes
 from qdr_edge.keys import development_key
+from qdr_edge.target import host
 from tests.bundles import fundus, onnx_model, png, working_entries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,6 +239,43 @@ def test_peers_stand_beside_ours(run_folder: Path, tmp_path: Path) -> None:
     assert {"ORT PTQ U8S8", "torch eager"} <= against
     assert "Beside what else there is" in (tmp_path / "out" / "report.html").read_text()
     assert "calibrated on 4 validation images" in " ".join(said.split())
+
+
+def test_what_is_missing_is_a_row_with_the_command_that_adds_it(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    text = (
+        "targets: [ort-x86, tensorrt-10]\nthreads: [1]\nseconds: 0.2\nrounds: 2\n"
+        "float_twins: true\n"
+        "peers: [ort-cuda, ort-cuda-qdq, cuda-fp16-graph, openvino-gpu, openvino-npu-float]\n"
+    )
+    out = tmp_path / "out"
+    report, said = bench(run_folder, out, "--suite", suite_file(tmp_path, text))
+    said, page = " ".join(said.split()), (out / "report.html").read_text()
+    rows = {row["id"]: row for row in report["rows"]}
+    commands = {
+        "tiny/int8/tensorrt-10": "qdr-edge[tensorrt]",
+        "tiny/CUDA float32/onnxruntime": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        "tiny/CUDA int8 QDQ/onnxruntime": "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        "tiny/CUDA fp16 graph/torch": "pip install --force-reinstall torch",
+        "tiny/GPU int8/openvino": "sudo apt-get install intel-opencl-icd",
+        "tiny/NPU float/openvino": "sudo snap install intel-npu-driver",
+    }
+    assert commands.keys() <= rows.keys()
+    missing = {name for name in commands if rows[name]["status"] == "UNAVAILABLE"}
+    if "nvidia" not in host().features:
+        assert {name for name in missing if "CUDA" in name or "tensorrt" in name} == {
+            name for name in commands if "CUDA" in name or "tensorrt" in name
+        }
+    for name in missing:
+        (reason,) = rows[name]["reasons"]
+        assert commands[name] in reason
+        assert f"{name}: UNAVAILABLE: {' '.join(reason.split())}" in said
+        assert f"{name}: {escape(reason)}" in page
+        assert rows[name]["latency"] is None
+    settings = rows["tiny/int8/tensorrt-10"]["options"]
+    assert settings == {"cuda_graph": "0", "spin_wait": "0", "transfers": "timed"}
+    assert "cuda graph 0" in page.replace("_", " ")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdr_bench.machine import nvidia
 from qdr_bench.machine.environment import changes, environment, machine_state
 from qdr_bench.machine.jetson import (
-    parse_tegrastats,
     rails,
     read_board,
     read_power_mode,
@@ -28,22 +26,9 @@ from qdr_bench.machine.power import (
 )
 from qdr_bench.machine.tree import ProcTree
 from qdr_edge.errors import BenchmarkError
+from tests.machine_trees import nodes, plant
 
-MACHINES = Path(__file__).parents[1] / "machines"
 BOARDS = ("orin-nano", "orin-nx", "agx-orin", "agx-xavier")
-
-
-def nodes(name: str) -> dict[str, str]:
-    content: dict[str, str] = yaml.safe_load((MACHINES / f"{name}.yaml").read_text())
-    return content
-
-
-def plant(root: Path, files: dict[str, str]) -> ProcTree:
-    for path, text in files.items():
-        node = root / path.lstrip("/")
-        node.parent.mkdir(parents=True, exist_ok=True)
-        node.write_text(text)
-    return ProcTree(root)
 
 
 @pytest.mark.parametrize(
@@ -190,22 +175,13 @@ def test_a_sensor_that_goes_away_is_an_error_not_a_zero(tmp_path: Path) -> None:
     assert find_sensor(plant(tmp_path / "agx", partial)) is None
 
 
-def test_tegrastats_where_sysfs_is_closed() -> None:
-    line = (
-        "01-08-2025 10:00:00 RAM 2448/7620MB (lfb 2x4MB) SWAP 0/3810MB CPU [5%@1113,1%@1113] "
-        "GR3D_FREQ 0% cpu@48.5C tj@49.2C VDD_IN 4560mW/4500mW VDD_CPU_GPU_CV 500mW/480mW "
-        "VDD_SOC 1420mW/1400mW"
-    )
-    assert parse_tegrastats(line) == {"VDD_IN": 4.56, "VDD_CPU_GPU_CV": 0.5, "VDD_SOC": 1.42}
-    assert parse_tegrastats("") == {}
-
-
 def test_a_mode_without_a_table_of_names_is_its_number(tmp_path: Path) -> None:
     tree = plant(tmp_path, {"/var/lib/nvpmodel/status": "pmode:0007\n"})
     assert read_power_mode(tree) == "7"
     assert read_power_mode(ProcTree(tmp_path / "none")) is None
 
 
+@settings(deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", [*BOARDS, "x86"])
 def test_whatever_a_node_holds_nothing_breaks_and_nothing_becomes_zero(

@@ -14,7 +14,6 @@ from qdr_bench.peers.build import PEERS, build_peer
 from qdr_bench.peers.forms import open_form
 from qdr_edge.errors import BackendError, BenchmarkError
 from qdr_edge.runtime import open_model
-from qdr_edge.target import host
 from qdr_export.graph.float_twin import build_float_twin
 from tests.networks import FAMILIES, checkpoint, from_sketch, images
 from tests.sketches import OPERATORS
@@ -66,7 +65,7 @@ def test_the_papers_recipe_runs_in_int8_and_stays_near(tmp_path: Path) -> None:
 def made(name: str, tmp_path: Path) -> Cell:
     twin = tmp_path / "demo.float.onnx"
     twin.write_bytes(build_float_twin(checkpoint("resnet")))
-    return build_peer(name, "demo", twin, images(8, seed=3), tmp_path)
+    return build_peer(name, "demo", twin, images(8, seed=3), tmp_path, {})
 
 
 @pytest.mark.parametrize("name", ["ort-ptq", "nncf-ptq"])
@@ -87,14 +86,12 @@ def test_the_runtimes_own_quantizers(name: str, tmp_path: Path) -> None:
 def test_what_is_missing_is_a_row_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "no float twin" in build_peer("ort-ptq", "x", None, images(1), tmp_path).unavailable
+    assert "no float twin" in build_peer("ort-ptq", "x", None, images(1), tmp_path, {}).unavailable
     monkeypatch.setattr(nncf_ptq, "is_installed", lambda: False)
     assert "pip install nncf" in made("nncf-ptq", tmp_path).unavailable
-    if "nvidia" not in host().features:
-        assert "no NVIDIA GPU" in made("cuda-fp16-graph", tmp_path).unavailable
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "twin.onnx").write_bytes(b"no model")
-    cell = build_peer("ort-ptq", "x", tmp_path / "bad" / "twin.onnx", images(1), tmp_path)
+    cell = build_peer("ort-ptq", "x", tmp_path / "bad" / "twin.onnx", images(1), tmp_path, {})
     assert "could not be made" in cell.failed
     with pytest.raises(BenchmarkError, match="no peer 'tflite'"):
         made("tflite", tmp_path)

@@ -19,7 +19,7 @@ from qdr_train.data.augment import Augmentation, augment
 from qdr_train.data.sampling import steps_of
 from qdr_train.data.share import Share
 from qdr_train.distill.pairing import LabelPairing
-from qdr_train.engine import ranks as ranks_module
+from qdr_train.engine import flat
 from qdr_train.engine.program import require_shares
 from qdr_train.engine.ranks import ALONE, Ranks
 from qdr_train.recipe import TeacherStage
@@ -194,9 +194,9 @@ def test_parts_cover_everything_once() -> None:
 
 
 def test_buckets_have_a_limit_and_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks_module, "_BUCKET_BYTES", 32)
+    monkeypatch.setattr(flat, "BUCKET_BYTES", 32)
     tensors = [torch.zeros(n) for n in (4, 4, 1, 100)] + [torch.zeros(2, dtype=torch.float64)]
-    buckets = list(ranks_module._buckets(tensors))
+    buckets = list(flat.buckets(tensors))
     assert [[t.numel() for t in bucket] for bucket in buckets] == [[4, 4], [1], [100], [2]]
 
 

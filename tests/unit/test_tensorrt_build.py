@@ -219,8 +219,14 @@ def test_a_cache_that_cannot_be_kept_says_so(
 class _Device:
     integrated = False
 
+    def __init__(self) -> None:
+        self.spinning: bool | None = None
+
     def device(self) -> str:
         return KEY.device
+
+    def wait_by(self, *, spinning: bool) -> None:
+        self.spinning = spinning
 
 
 @pytest.fixture
@@ -276,7 +282,19 @@ def test_an_authentic_engine_that_tensorrt_refuses_is_built_again_once(
         tensorrt.open_onnx(b"fresh", 0, {})
 
 
-@pytest.mark.parametrize("options", [{"fast": "1"}, {"cuda_graph": "yes"}])
+@pytest.mark.parametrize(("options", "awake"), [({}, False), ({"spin_wait": "1"}, True)])
+def test_how_to_wait_is_said_before_the_engine_is_opened(
+    builds: list[bytes], monkeypatch: pytest.MonkeyPatch, options: dict[str, str], awake: bool
+) -> None:
+    gpu = _Device()
+    monkeypatch.setattr(tensorrt, "_ready", lambda: (gpu, "10.3.0"))
+    seen: list[bool | None] = []
+    monkeypatch.setattr(tensorrt, "TensorRtSession", lambda *_, recorded: seen.append(gpu.spinning))
+    tensorrt.open_onnx(b"model", 0, options)
+    assert seen == [awake]
+
+
+@pytest.mark.parametrize("options", [{"fast": "1"}, {"cuda_graph": "yes"}, {"spin_wait": "2"}])
 def test_unknown_options_are_refused(builds: list[bytes], options: dict[str, str]) -> None:
     with pytest.raises(BackendError, match="cuda_graph"):
         tensorrt.prepare_engine(b"model", options)

@@ -7,7 +7,7 @@ trees made from it; never run on a board.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from qdr_bench.machine.tree import ProcTree
@@ -20,7 +20,18 @@ JETPACK = {
 }  # fmt: skip
 _MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>")
 _RELEASE = re.compile(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
-_TEGRASTATS_RAIL = re.compile(r"\b((?:VDD|VIN|CPU|GPU|SOC|CV|VDDRQ|SYS5V)\w*) (\d+)mW/(\d+)mW")
+# JetPack 4 prints no unit.
+_TEGRASTATS_RAIL = re.compile(
+    r"\b((?:VDD|VIN|POM|CPU|GPU|SOC|CV|SYS5V)\w*) (\d+)(?:mW)?/\d+(?:mW\b|(?![\w/]))"
+)
+# What a module takes, as the sum of these: Orin Nano, Orin NX and Xavier NX measure their input,
+# Nano too; AGX Orin has three input rails and AGX Xavier six.
+_MODULE_RAILS = (
+    ("VDD_IN",),
+    ("POM_5V_IN",),
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
+    ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
+)
 _INA = "/sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*"
 _INA_OLD = "/sys/bus/i2c/drivers/ina3221x/*/iio:device*"
 _COOLING_IS_A_FAN = ("fan", "pwm")
@@ -136,21 +147,14 @@ def rails(tree: ProcTree) -> list[Rail]:
 
 
 def module_rails(tree: ProcTree) -> list[Rail]:
-    """The rails whose sum is what the module takes; none where that cannot be known.
-
-    Orin Nano, Orin NX and Xavier NX measure their input (VDD_IN); AGX Orin has three input rails
-    and AGX Xavier six, which are summed.
-    """
+    """The rails whose sum is what the module takes; none where that cannot be known."""
     known = {rail.name: rail for rail in rails(tree)}
-    for names in (
-        ("VDD_IN",),
-        ("POM_5V_IN",),
-        ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
-        ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
-    ):
-        if all(name in known for name in names):
-            return [known[name] for name in names]
-    return []
+    return [known[name] for name in module_rail_names(known)]
+
+
+def module_rail_names(known: Collection[str]) -> tuple[str, ...]:
+    """Those of the known rails whose sum is what the module takes; none where that is not known."""
+    return next((names for names in _MODULE_RAILS if all(name in known for name in names)), ())
 
 
 def throttling(tree: ProcTree) -> Throttling | None:
@@ -178,8 +182,9 @@ def parse_tegrastats(line: str) -> dict[str, float]:
 
     Args:
         line: E.g. "RAM 2448/7620MB … VDD_IN 4560mW/4500mW …": now / mean since its start.
+            JetPack 4 leaves the unit out.
     """
-    return {name: int(now) / 1e3 for name, now, _ in _TEGRASTATS_RAIL.findall(line)}
+    return {name: int(now) / 1e3 for name, now in _TEGRASTATS_RAIL.findall(line)}
 
 
 def _jetpack(release: str | None) -> str | None:

@@ -7,21 +7,24 @@ of them it was. Where there is no sensor there is no figure.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from qdr_bench.machine import nvidia
 from qdr_bench.machine.jetson import Rail, module_rails
+from qdr_bench.machine.tegrastats import find_tegrastats
 from qdr_bench.machine.tree import ProcTree
 from qdr_edge.errors import BenchmarkError
 
+T = TypeVar("T")
 SAMPLE_EVERY_S = 0.02
-NO_SENSOR = "no power sensor that can be read (INA3221, powercap, NVML)"
+NO_SENSOR = "no power sensor that can be read (INA3221, tegrastats, powercap, NVML)"
 
 
 class PowerSensor(Protocol):
@@ -170,6 +173,8 @@ def find_sensor(tree: ProcTree) -> PowerSensor | None:
     if rails and all(rail.watts(tree) is not None for rail in rails):
         names = " + ".join(rail.name for rail in rails)
         return RailSampler(f"INA3221 {names}", "module rails", rails, tree)
+    if (sampler := find_tegrastats(tree)) is not None:
+        return sampler
     for zone in tree.glob("/sys/class/powercap/*/energy_uj"):
         folder = zone.rsplit("/", 1)[0]
         name = tree.text(f"{folder}/name") or ""
@@ -211,19 +216,28 @@ def measure_energy(
     Raises:
         BenchmarkError: The sensor cannot be read, or no image was answered.
     """
-    sensor.start()
-    sleep(idle_s)
-    idle = sensor.stop()
+    idle, _ = _watched(sensor, lambda: sleep(idle_s))
     found = []
     for _ in range(loops):
         began = clock()
-        sensor.start()
-        images = load(loop_s)
-        watts = sensor.stop()
+        watts, images = _watched(sensor, lambda: load(loop_s))
         if images < 1:
             raise BenchmarkError("no image was answered while power was read", where=sensor.name)
         found.append(Loop(watts, clock() - began, images))
     return Energy(sensor.name, sensor.scope, idle, tuple(found))
+
+
+def _watched(sensor: PowerSensor, act: Callable[[], T]) -> tuple[float, T]:
+    """Mean power while something is done, and what that returned."""
+    sensor.start()
+    try:
+        done = act()
+    except BaseException:
+        # Ctrl-C or a load that fails must not leave a program or a thread of the sensor behind.
+        with contextlib.suppress(BenchmarkError):
+            sensor.stop()
+        raise
+    return sensor.stop(), done
 
 
 def _unreadable(name: str) -> BenchmarkError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class ProcTree:
-    """Reads the nodes of /proc and /sys below a root that tests can point at a recorded tree."""
+    """Reads /proc and /sys and finds programs, below a root that tests point at another tree."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
@@ -33,6 +34,14 @@ class ProcTree:
         """Return the nodes of a pattern, sorted, as paths that the other methods take."""
         found = sorted(self._root.glob(pattern.lstrip("/")))
         return [f"/{path.relative_to(self._root)}" for path in found]
+
+    def program(self, name: str) -> str | None:
+        """Return where a program lies that a shell would find, as it is started; None if none."""
+        for folder in os.get_exec_path():
+            path = self._root / folder.lstrip("/") / name
+            if path.is_file() and os.access(path, os.X_OK):
+                return str(path)
+        return None
 
     def busy_cores_ticks(self) -> tuple[int, int] | None:
         """Return (busy, total) CPU ticks since boot; a neighbour's stolen time is busy."""

@@ -122,7 +122,9 @@ def first_table(report: Mapping[str, Any]) -> FirstTable:
     ratios = {at(entry, "row"): at(entry, "faster_than_float") for entry in report["ratios"]}
     float_bytes = {bundle.get("name"): bundle.get("float_bytes") for bundle in report["bundles"]}
     several = len(float_bytes) > 1
-    twins = {(row.get("bundle"), row.get("backend")) for row in report["rows"] if is_twin(row)}
+    twins = {
+        (row.get("bundle"), row.get("backend"), "cpu") for row in report["rows"] if is_twin(row)
+    }
     sensor = at(report, "environment", "power_sensor")
     lines = []
     for row in named_rows(report):
@@ -135,7 +137,9 @@ def first_table(report: Mapping[str, Any]) -> FirstTable:
             _rate(row),
             _memory(row),
             _energy(row, sensor),
-            _ratio(row, ratios.get(row["id"]), (bundle, row.get("backend")) in twins),
+            _ratio(
+                row, ratios.get(row["id"]), (bundle, row.get("backend"), row["device"]) in twins
+            ),
         )
         lines.append(
             Line(
@@ -248,7 +252,9 @@ def _ratio(row: Mapping[str, Any], ratio: Any, has_twin: bool) -> Cell:
         return Cell(NONE, absent="the float model itself")
     why = _timed(row)
     if not why:
-        why = "not both were measured" if has_twin else "no float twin on the same runtime"
+        why = (
+            "not both were measured" if has_twin else "no float twin on the same runtime and device"
+        )
     return Cell(NONE, absent=why)
 
 

@@ -15,8 +15,10 @@ PINNED = """\
 Threads are pinned and printed: the runtimes' own defaults differ.
 ONNX Runtime's idle threads do not spin: they would slow the next row down.
 OpenVINO's hint is latency, not throughput; what is not int8 it computes in f32, not in bf16.
-TensorRT and CUDA: copies to and from the device are timed with the network; a CUDA graph is used \
-only where the options say so.
+TensorRT and CUDA: copies to and from the device are timed with the network (transfers); TensorRT \
+waits asleep (spin_wait 0) and no CUDA graph is used, unless the options say otherwise. Its engine \
+is built before, in another process.
+On an Intel GPU or NPU OpenVINO computes in float16 what is not int8, as its options say.
 Real preprocessed images are used: zeros as input flatter some kernels.""".splitlines()
 NAMES = {
     "cpu": "CPU",
@@ -163,6 +165,14 @@ def _throttled(before: Any, after: Any) -> str:
     return f"{counts[1] - counts[0]:.0f} times" if counts[1] > counts[0] else "no"
 
 
+def _engine(engine: Any) -> str:
+    """How a TensorRT row came to its engine, which is not in the time to open."""
+    if not engine:
+        return ""
+    built = number(at(engine, "build_ms"))
+    return "engine from the cache" if built is None else f"engine built in {built / 1e3:.0f} s"
+
+
 def settings_card(rows: Rows) -> list[Card]:
     """How each row was run: what was pinned, so that rows are comparable."""
     lines = [
@@ -173,7 +183,7 @@ def settings_card(rows: Rows) -> list[Card]:
             Entry(fixed(row.get("threads") or None)),
             Entry(fixed(row.get("batch"))),
             Entry(words(row.get("options"))),
-            Entry(milliseconds(row.get("open_ms"))),
+            Entry(milliseconds(row.get("open_ms")), _engine(row.get("engine"))),
             Entry(words(row.get("self_test"))),
             Entry(str(row.get("model_sha256") or NONE)[:12]),
         ]

@@ -17,17 +17,23 @@ class ColdStart:
     """Raw times of each part of a start, nanoseconds; one value a start.
 
     The file system's cache is warm: dropping it needs privileges that a benchmark should not ask
-    for. No runtime here is opened with a cache of its own, so there is no start with a warm one.
+    for.
+
+    Args:
+        samples_ns: By part.
+        cached: Whether the runtime found what it keeps of its own, as TensorRT its engine; None
+            for a runtime that keeps nothing.
     """
 
     samples_ns: Mapping[str, Sequence[int]]
+    cached: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: medians, then every start."""
         medians = {f"{part}_ms": statistics.median(self.samples_ns[part]) / 1e6 for part in PARTS}
         samples = {part: list(values) for part, values in self.samples_ns.items()}
         starts = len(self.samples_ns["total"])
-        return {"starts": starts, **medians, "samples_ns": samples, "cached": None}
+        return {"starts": starts, **medians, "samples_ns": samples, "cached": self.cached}
 
 
 def start_once(name: str, screening: Mapping[str, Any], image: str) -> dict[str, int]:

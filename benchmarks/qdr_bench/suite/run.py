@@ -20,7 +20,7 @@ from qdr_bench.subject import Subject, check_names, open_subject
 from qdr_bench.suite.schema import Suite
 from qdr_bench.suite.store import keep, kept, key_of, merge
 from qdr_edge.errors import BenchmarkError
-from qdr_edge.files import sha256_file
+from qdr_edge.files import atomic_write, sha256_file
 
 CALIBRATION_SPLIT = "val"
 
@@ -148,11 +148,16 @@ def _with_peers(suite: Suite, subject: Subject, scratch: Path, on_step: OnStep) 
         shape = (CALIBRATION_IMAGES, 3, size, size)
         images = np.random.default_rng(suite.seed).integers(0, 256, shape, dtype=np.uint8)
         notes.append("peers were calibrated on noise: their accuracy says nothing")
+    artefacts: dict[str, Path] = {}
+    for target, artefact in subject.bundle.manifest.artefacts.items():
+        if artefact.backend not in artefacts:
+            artefacts[artefact.backend] = folder / f"{target}.artefact"
+            atomic_write(artefacts[artefact.backend], subject.bundle.entries[artefact.entry])
     cells = []
     for name in suite.peers:
         on_step(f"making {name} for {subject.name}", 0.0)
         twin = twins[0] if twins else None
-        cells.append(build_peer(name, subject.name, twin, images, folder))
+        cells.append(build_peer(name, subject.name, twin, images, folder, artefacts))
     return replace(subject, cells=(*subject.cells, *cells), notes=tuple(notes))
 
 

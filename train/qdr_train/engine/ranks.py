@@ -19,7 +19,6 @@ of a batch, dropout masks, and the range that a fake quantizer sees before `agre
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,13 +32,13 @@ from torch import Tensor, nn
 
 from qdr_edge.errors import BackendError, QdrError
 from qdr_train.data.share import Share
+from qdr_train.engine.flat import buckets, digest
 
 T = TypeVar("T")
 
 # A process that ends takes the others along at once: torchrun sees to it. This bounds waiting for
 # work that one does for all, such as decoding a large data set.
 _PATIENCE = timedelta(days=1)
-_BUCKET_BYTES = 25 * 2**20
 # What the others wait with an error that rank 0 tells: torchrun ends all as soon as one has ended.
 _AFTER_RANK_0_S = 1.0
 
@@ -221,7 +220,7 @@ class Ranks(Share):
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        for bucket in _buckets(gradients):
+        for bucket in buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             self._reduce(flat)
             flat /= self.size
@@ -282,7 +281,7 @@ class Ranks(Share):
         """
         if self.size == 1:
             return
-        own = _digest(modules)
+        own = digest(modules)
         if len(set(self._gather(own))) > 1:
             raise QdrError(
                 "the weights of the processes have come apart",
@@ -367,31 +366,6 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * context.size, None
-
-
-def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one type, in lists of a limited size; the same ones in every step."""
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in gradients:
-        bytes_ = gradient.numel() * gradient.element_size()
-        if bucket and (size + bytes_ > _BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += bytes_
-    if bucket:
-        yield bucket
-
-
-def _digest(modules: Iterable[nn.Module]) -> str:
-    """SHA-256 of all weights and buffers."""
-    found = hashlib.sha256()
-    for module in modules:
-        for name, value in module.state_dict().items():
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 @contextmanager
