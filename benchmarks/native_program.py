@@ -1,9 +1,10 @@
 """A C program on libqdr beside the same on ONNX Runtime: ``python benchmarks/native_program.py``.
 
 Builds `export/firmware/examples/measure.c` and runs it again and again, a process for each target
-in turn: the same program, bundle and photograph, once by libqdr's own kernels and once by ONNX
-Runtime's and OpenVINO's C libraries. Prints ratios of paired runs with 95 % intervals against what
-was aimed at, and returns 1 if one is missed.
+in turn: the same program, network and photograph, once by libqdr's own kernels and once by ONNX
+Runtime's and OpenVINO's C libraries. Each is given a bundle that carries its target alone, as a
+device is; all are cut from one export. Prints ratios of paired runs with 95 % intervals against
+what was aimed at, and returns 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from qdr_bench.built import ROOT, RUN_HERE, build, prepare, run_script
 from qdr_bench.machine.environment import environment
 from qdr_bench.machine.tree import ProcTree
 from qdr_bench.statistics import paired_ratio
-from qdr_edge.bundle import read_bundle
+from qdr_edge.bundle import Bundle, read_bundle, write_bundle
 from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import atomic_write
+from qdr_edge.keys import SigningKey, development_key
 
 RECIPES = ("student-latency", "resnet50-latency")
 BASELINE = "ort-x86"
@@ -60,17 +62,20 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.build.resolve()
     data = prepare(folder)
-    path = build(options.recipe, folder, data, targets=RUN_HERE)
+    whole = read_bundle(build(options.recipe, folder, data, targets=RUN_HERE))
     libraries = vendors()
     targets = [t for t in TARGETS if t != "openvino" or "QDR_OPENVINO_LIBRARY" in libraries]
     program = compiled(folder / "measure", with_openvino="openvino" in targets)
     image = photograph(data)
-    key = public_key(path, folder / "keys")
+    signing = development_key().key
+    signing.public.save(folder / "measure.pem")
+    paths = {target: alone(whole, target, folder, signing) for target in targets}
     runs: dict[str, list[dict[str, float]]] = {target: [] for target in targets}
     for _ in range(options.rounds):
         for target in targets:
-            command = [program, path, key, image, target, options.inferences]
-            runs[target].append(measured([str(word) for word in command], libraries))
+            command = (program, paths[target], folder / "measure.pem", image, target)
+            words = [*map(str, command), str(options.inferences)]
+            runs[target].append(measured(words, libraries))
     ratios = shown(options.recipe, runs)
     if options.report:
         content = {
@@ -183,9 +188,22 @@ def photograph(data: Path) -> Path:
     return sorted((data.parent / "fundus").glob("*.jpg"))[0]
 
 
-def public_key(bundle: Path, keys: Path) -> Path:
-    """The PEM file of the key that signed a bundle."""
-    return keys / "trust" / f"{read_bundle(bundle).key_id}.pem"
+def alone(whole: Bundle, target: str, folder: Path, key: SigningKey) -> Path:
+    """A bundle of one of another's targets."""
+    manifest = whole.manifest
+    artefact = manifest.artefacts[target]
+    others = {each.entry for each in manifest.artefacts.values()} - {artefact.entry}
+    golden = tuple(
+        vector.model_copy(
+            update={"logits": {t: v for t, v in vector.logits.items() if t == target}}
+        )
+        for vector in manifest.golden
+    )
+    changed = manifest.model_copy(update={"artefacts": {target: artefact}, "golden": golden})
+    path = folder / f"measure-{target}.qdr"
+    kept = {name: raw for name, raw in whole.entries.items() if name not in others}
+    write_bundle(path, changed, kept, key)
+    return path
 
 
 if __name__ == "__main__":
