@@ -30,7 +30,7 @@ from qdr_bench.statistics import paired_ratio
 from qdr_edge.bundle import Bundle, read_bundle, write_bundle
 from qdr_edge.errors import BenchmarkError
 from qdr_edge.files import atomic_write
-from qdr_edge.keys import SigningKey, development_key
+from qdr_edge.keys import SigningKey, development_key, trust
 
 RECIPES = ("student-latency", "resnet50-latency")
 BASELINE = "ort-x86"
@@ -68,12 +68,12 @@ def main() -> int:
     program = compiled(folder / "measure", with_openvino="openvino" in targets)
     image = photograph(data)
     signing = development_key().key
-    signing.public.save(folder / "measure.pem")
+    key = trust(signing.public)
     paths = {target: alone(whole, target, folder, signing) for target in targets}
     runs: dict[str, list[dict[str, float]]] = {target: [] for target in targets}
     for _ in range(options.rounds):
         for target in targets:
-            command = (program, paths[target], folder / "measure.pem", image, target)
+            command = (program, paths[target], key, image, target)
             words = [*map(str, command), str(options.inferences)]
             runs[target].append(measured(words, libraries))
     ratios = shown(options.recipe, runs)

@@ -29,7 +29,8 @@ from qdr_export.graph.canonical import build_canonical
 from tests import bundles
 from tests.attacks import models
 from tests.bundles import working_entries
-from tests.e2e.test_firmware import built, run
+from tests.e2e.test_firmware import FIRMWARE, built, run
+from tests.native_bundles import SANITIZERS, build_c, need_sanitizers, run_c
 from tests.networks import checkpoint, images
 
 BACKENDS = {
@@ -351,6 +352,23 @@ def test_a_constant_outside_the_weights_is_refused(made: Made, tmp_path: Path) -
     assert "lies outside the weights" in said
 
 
+@pytest.mark.parametrize("target", ["ort-x86", "openvino-ir"])
+def test_mutated_models_are_looked_at_within_their_memory(
+    made: Made, target: str, tmp_path: Path
+) -> None:
+    need_sanitizers(tmp_path)
+    engines = FIRMWARE / "src" / "engines"
+    sources = [
+        *(FIRMWARE / "tests" / "engines" / "fuzz_look.c", FIRMWARE / "examples" / "keys.c"),
+        *(engines / "onnx.c", engines / "ir.c"),
+    ]
+    folders = [FIRMWARE / name for name in ("src", "tests", "examples")]
+    options = [*SANITIZERS, *(f"-I{folder}" for folder in folders)]
+    program = build_c(tmp_path, options=options, sources=sources, name="fuzz_look")
+    (tmp_path / "model").write_bytes(made.entries[f"artefacts/{target}"])
+    assert "all were read within their memory" in run_c(program, tmp_path / "model", 2000, 1)
+
+
 def test_a_bundles_options_reach_the_runtime(made: Made, tmp_path: Path) -> None:
     """Without exact kernels wide weights saturate here; a bundle that asks for that gets it, as it
     would from Python."""
@@ -367,6 +385,14 @@ def test_a_bundles_options_reach_the_runtime(made: Made, tmp_path: Path) -> None
     asked = open_model("onnxruntime", model, threads=1, options=options).infer(pixels)
     assert not np.array_equal(exact, asked)
     np.testing.assert_array_equal(found, asked)
+
+
+def test_the_pages_example_compiles_as_printed(tmp_path: Path) -> None:
+    page = (FIRMWARE.parents[1] / "docs" / "native.md").read_text()
+    example = page.split("```c\n")[2].split("```")[0]
+    (tmp_path / "example.c").write_text(example)
+    run("cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I",
+        FIRMWARE / "include", tmp_path / "example.c")  # fmt: skip
 
 
 def test_the_core_needs_no_runtime(made: Made) -> None:

@@ -16,7 +16,7 @@ typedef struct message {
 typedef struct field {
     uint64_t number;
     uint64_t integer; /* of a varint */
-    qdr_view bytes;   /* of a nested message; {NULL, 0} of anything else */
+    qdr_view bytes;   /* of text or a nested message; empty of anything else */
 } field;
 
 static message message_of(qdr_view bytes) {
@@ -45,31 +45,32 @@ static bool next(message *m, field *out) {
         return false;
     }
     uint64_t key = varint(m);
+    size_t size = 0;
     *out = (field){.number = key >> 3};
     switch (key & 7) {
     case VARINT:
         out->integer = varint(m);
         break;
     case LENGTH:
-        out->bytes.size = (size_t)varint(m);
-        out->bytes.bytes = m->at;
+        size = (size_t)varint(m);
         break;
     case FIXED64:
-        out->bytes.size = 8;
+        size = 8;
         break;
     case FIXED32:
-        out->bytes.size = 4;
+        size = 4;
         break;
     default:
         m->why = DAMAGED;
     }
     /* Other parsers keep the low bits of a key that is too large, and would see another field. */
     if (m->why != NULL || out->number == 0 || out->number >= 1u << 29 ||
-        out->bytes.size > (size_t)(m->end - m->at)) {
+        size > (size_t)(m->end - m->at)) {
         m->why = DAMAGED;
         return false;
     }
-    m->at += out->bytes.size;
+    out->bytes = (qdr_view){m->at, (key & 7) == LENGTH ? size : 0};
+    m->at += size;
     return true;
 }
 
@@ -84,8 +85,8 @@ uint32_t qdr_largest_s8(const uint8_t *codes, size_t size) {
 
 static const char *look_at_tensor(qdr_view bytes, uint32_t *largest) {
     message m = message_of(bytes);
-    qdr_view raw = {NULL, 0};
     bool is_int8 = false, one_by_one = false;
+    uint32_t found = 0;
     field f;
     while (next(&m, &f)) {
         if (f.number == 13 || (f.number == 14 && f.integer != 0)) {
@@ -93,13 +94,12 @@ static const char *look_at_tensor(qdr_view bytes, uint32_t *largest) {
         }
         is_int8 = f.number == 2 ? f.integer == INT8 : is_int8;
         one_by_one = one_by_one || f.number == 5;
-        raw = f.number == 9 ? f.bytes : raw;
+        found = f.number == 9 ? qdr_largest_s8(f.bytes.bytes, f.bytes.size) : found;
     }
-    if (is_int8) {
-        /* A file of another maker may hold codes one by one: then the worst is taken. */
-        uint32_t found = raw.bytes == NULL && one_by_one ? 128
-                                                         : qdr_largest_s8(raw.bytes, raw.size);
-        *largest = found > *largest ? found : *largest;
+    /* A file of another maker may hold codes one by one: then the worst is taken. */
+    found = one_by_one ? 128 : found;
+    if (is_int8 && found > *largest) {
+        *largest = found;
     }
     return m.why;
 }
