@@ -1,14 +1,17 @@
 /* Screen image files with a bundle, as firmware would.
  *
- *   screen BUNDLE.qdr PUBLIC_KEY.pem IMAGE...
+ *   screen [--target NAME] BUNDLE.qdr PUBLIC_KEY.pem IMAGE...
  *
- * Opens and verifies the bundle, runs its golden images, and prints one line an image. Exit code 0,
- * 1 for a device that must not screen, 2 for a wrong call.
+ * Opens and verifies the bundle, runs its golden images, and prints one line an image. Without a
+ * target it takes the first that can run here. Exit code 0, 1 for a device that must not screen, 2
+ * for a wrong call.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "decode.h"
+#include "engines.h"
 #include "keys.h"
 
 /* Photographs of up to 24 megapixels. */
@@ -34,9 +37,17 @@ int main(int count, char **arguments) {
     uint8_t key[1][QDR_KEY_BYTES];
     qdr_trust trust = {(const uint8_t(*)[QDR_KEY_BYTES])key, 1};
     qdr_bundle_error why;
+    qdr_engine engines[MOST_ENGINES];
+    qdr_selection how = {.engines = engines, .threads = 1};
+    how.engine_count = linked_engines(engines);
     size_t size = 0;
+    if (count > 2 && strcmp(arguments[1], "--target") == 0) {
+        how.target = arguments[2];
+        arguments += 2;
+        count -= 2;
+    }
     if (count < 3) {
-        fprintf(stderr, "usage: screen BUNDLE.qdr PUBLIC_KEY.pem IMAGE...\n");
+        fprintf(stderr, "usage: screen [--target NAME] BUNDLE.qdr PUBLIC_KEY.pem IMAGE...\n");
         return 2;
     }
     uint8_t *bundle = load_file(arguments[1], &size);
@@ -45,7 +56,7 @@ int main(int count, char **arguments) {
                 bundle == NULL ? "file" : "Ed25519 public key in PEM");
         return 2;
     }
-    qdr_status status = qdr_open(&device, bundle, size, &trust, 0, &why);
+    qdr_status status = qdr_open_with(&device, bundle, size, &trust, 0, &how, &why);
     if (status != QDR_OK) {
         fprintf(stderr, "%s: %s: %s\n", arguments[1], qdr_status_text(status), why.what);
         return 1;
@@ -58,7 +69,9 @@ int main(int count, char **arguments) {
     uint32_t tested = 0;
     status = qdr_self_test(&device, &decoder, arena, arena_bytes, NULL, &tested);
     fprintf(stderr, "%s: self-test: %s; %u golden images held; %s; arena %zu bytes\n", arguments[1],
-            qdr_status_text(status), tested, qdr_isa_name(qdr_plan_best_isa(&device.plan)),
+            qdr_status_text(status), tested,
+            device.session == NULL ? qdr_isa_name(qdr_plan_best_isa(&device.plan))
+                                   : device.engine.backend,
             arena_bytes);
     for (int n = 3; n < count && status == QDR_OK; n++) {
         size_t bytes = 0;

@@ -21,7 +21,8 @@ extern "C" {
     X(QDR_NO_SPACE, 7, "the memory handed over is too small")                                     \
     X(QDR_SELF_TEST_FAILED, 8, "a golden vector did not come out as recorded")                    \
     X(QDR_BAD_IMAGE, 9, "the image cannot be used")                                               \
-    X(QDR_CLOSED, 10, "the handle is closed")
+    X(QDR_CLOSED, 10, "the handle is closed")                                                     \
+    X(QDR_ENGINE_FAILED, 11, "the runtime of this target cannot be loaded, or has failed")
 
 typedef enum qdr_status {
 #define QDR_STATUS_ENTRY(name, value, sentence) name = (value),

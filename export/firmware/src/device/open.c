@@ -1,32 +1,50 @@
 /* From a bundle's bytes to a device that can screen. */
 #include <string.h>
 
-#include "qdr/qdr.h"
+#include "device/choose.h"
+#include "device/machine.h"
 
-static const qdr_artefact *native_artefact(const qdr_manifest *manifest) {
-    for (uint32_t k = 0; k < manifest->artefact_count; k++) {
-        if (qdr_text_equal(manifest->artefacts[k].backend, qdr_text_of("native"))) {
-            return &manifest->artefacts[k];
-        }
-    }
-    return NULL;
-}
-
-/* The network: the first native artefact, which must take what preprocessing gives. */
-static qdr_status open_plan(qdr_device *device) {
+/* The native network, which must take what preprocessing gives. */
+static qdr_status open_plan(qdr_device *device, qdr_view plan) {
     const qdr_manifest *manifest = &device->bundle.manifest;
-    qdr_view plan;
-    device->artefact = native_artefact(manifest);
-    if (device->artefact == NULL) {
-        return QDR_UNSUPPORTED;
-    }
-    qdr_status status = qdr_bundle_entry(&device->bundle, device->artefact->entry, &plan);
-    if (status == QDR_OK) {
-        status = qdr_plan_open(&device->plan, plan.bytes, plan.size);
-    }
+    qdr_status status = qdr_plan_open(&device->plan, plan.bytes, plan.size);
     if (status == QDR_OK && (device->plan.side != manifest->input_size ||
                              device->plan.classes != manifest->label_count)) {
         status = QDR_BAD_MODEL;
+    }
+    return status;
+}
+
+static qdr_status open_session(qdr_device *device, const qdr_choice *choice, qdr_view content,
+                               qdr_selection *how) {
+    qdr_engine_model model = {
+        .content = content,
+        .size = device->bundle.manifest.input_size,
+        .classes = device->bundle.manifest.label_count,
+        .threads = how->threads == 0 ? 1 : how->threads,
+        .saturates = qdr_machine_saturates(),
+    };
+    qdr_status status = qdr_read_options(choice, &model);
+    if (status == QDR_OK) {
+        status = choice->engine->open(choice->engine->library, &model, &device->session, how->why);
+    }
+    if (status == QDR_OK) {
+        device->engine = *choice->engine;
+    }
+    return status;
+}
+
+static qdr_status open_network(qdr_device *device, qdr_selection *how) {
+    qdr_choice choice;
+    qdr_view content;
+    qdr_status status = qdr_choose(&device->bundle.manifest, how, &choice);
+    if (status == QDR_OK) {
+        device->artefact = choice.artefact;
+        status = qdr_bundle_entry(&device->bundle, choice.artefact->entry, &content);
+    }
+    if (status == QDR_OK) {
+        status = choice.engine == NULL ? open_plan(device, content)
+                                       : open_session(device, &choice, content, how);
     }
     return status;
 }
@@ -52,12 +70,13 @@ static qdr_status open_contract(qdr_device *device) {
     return qdr_pixels_check_spec(&device->pixels);
 }
 
-qdr_status qdr_open(qdr_device *device, const uint8_t *content, size_t size,
-                    const qdr_trust *trust, uint32_t minimum_security_version,
-                    qdr_bundle_error *where) {
-    if (device == NULL) {
+qdr_status qdr_open_with(qdr_device *device, const uint8_t *content, size_t size,
+                         const qdr_trust *trust, uint32_t minimum_security_version,
+                         qdr_selection *how, qdr_bundle_error *where) {
+    if (device == NULL || how == NULL || (how->engines == NULL && how->engine_count > 0)) {
         return QDR_BAD_ARGUMENT;
     }
+    how->why[0] = '\0';
     memset(device, 0, sizeof *device);
     qdr_status status =
         qdr_bundle_open(&device->bundle, content, size, trust, minimum_security_version, where);
@@ -71,9 +90,12 @@ qdr_status qdr_open(qdr_device *device, const uint8_t *content, size_t size,
         status = qdr_manifest_rule(&device->bundle.manifest, &device->rule);
     }
     if (status == QDR_OK) {
-        status = open_plan(device);
+        status = open_network(device, how);
     }
     if (status != QDR_OK) {
+        if (where != NULL && how->why[0] != '\0') {
+            where->what = how->why;
+        }
         memset(device, 0, sizeof *device);
         return status;
     }
@@ -81,8 +103,23 @@ qdr_status qdr_open(qdr_device *device, const uint8_t *content, size_t size,
     return QDR_OK;
 }
 
+qdr_status qdr_open(qdr_device *device, const uint8_t *content, size_t size,
+                    const qdr_trust *trust, uint32_t minimum_security_version,
+                    qdr_bundle_error *where) {
+    qdr_selection native = {.target = NULL};
+    qdr_status status =
+        qdr_open_with(device, content, size, trust, minimum_security_version, &native, where);
+    if (where != NULL && where->what == native.why) {
+        where->what = "it has no native target that this library can run";
+    }
+    return status;
+}
+
 void qdr_close(qdr_device *device) {
     if (device != NULL) {
+        if (device->session != NULL) {
+            device->engine.close(device->session);
+        }
         memset(device, 0, sizeof *device);
     }
 }

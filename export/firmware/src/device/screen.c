@@ -18,10 +18,11 @@ size_t qdr_arena_bytes(const qdr_device *device, uint32_t width, uint32_t height
     if (device == NULL || !device->is_open) {
         return 0;
     }
-    size_t plan = qdr_plan_arena_bytes(&device->plan, threads);
+    bool native = device->session == NULL;
+    size_t plan = native ? qdr_plan_arena_bytes(&device->plan, threads) : 0;
     size_t scratch = qdr_pixels_scratch_bytes(&device->pixels, width, height);
     size_t gate = qdr_gate_scratch_bytes(device->pixels.size);
-    if (plan == 0 || scratch == 0 || gate == 0) {
+    if ((native && plan == 0) || scratch == 0 || gate == 0) {
         return 0;
     }
     /* The three are never needed at the same time. */
@@ -73,6 +74,11 @@ qdr_status qdr_infer(const qdr_device *device, const uint8_t *pixels, void *aren
     if (!device->is_open) {
         return QDR_CLOSED;
     }
+    if (device->session != NULL) {
+        return pixels == NULL || logits == NULL
+                   ? QDR_BAD_ARGUMENT
+                   : device->engine.infer(device->session, pixels, logits);
+    }
     if (!rest_of(device, arena, arena_bytes, &rest, &rest_bytes)) {
         return QDR_NO_SPACE;
     }
@@ -121,7 +127,8 @@ qdr_status qdr_screen(const qdr_device *device, const qdr_pixels_image *image, v
         return status;
     }
     result->has_logits = true;
-    status = qdr_decide(&device->rule, result->logits, device->plan.classes, &result->decision);
+    status = qdr_decide(&device->rule, result->logits, device->rule.label_count,
+                        &result->decision);
     result->reason = result->decision.outcome == QDR_OUTCOME_FAULT ? NOT_FINITE : "";
     return status;
 }

@@ -7,7 +7,7 @@
 static bool logits_hold(const qdr_device *device, const qdr_golden *golden,
                         const qdr_result *found) {
     double recorded[QDR_MAX_LABELS];
-    uint32_t count = device->plan.classes;
+    uint32_t count = device->rule.label_count;
     if (!found->has_logits) {
         return true; /* it was rejected, which the outcome will be held against */
     }
