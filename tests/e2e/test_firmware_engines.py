@@ -395,6 +395,40 @@ def test_the_pages_example_compiles_as_printed(tmp_path: Path) -> None:
         FIRMWARE / "include", tmp_path / "example.c")  # fmt: skip
 
 
+def test_cpp_opens_an_engine_and_ends_it(made: Made, tmp_path: Path) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler: qdr.hpp is NOT tested with engines")
+    path = made.bundle(tmp_path)
+    numbers = ",".join(map(str, made.key.public.raw))
+    (tmp_path / "app.cpp").write_text(
+        "#include <cstdio>\n#include <fstream>\n#include <iterator>\n#include <vector>\n"
+        '#include "qdr/qdr.hpp"\n'
+        "int main(int, char **v) {\n"
+        f"    const std::uint8_t key[1][QDR_KEY_BYTES] = {{{{{numbers}}}}};\n"
+        "    const qdr_trust trust{key, 1};\n"
+        "    std::ifstream file(v[1], std::ios::binary);\n"
+        "    const std::vector<char> all((std::istreambuf_iterator<char>(file)), {});\n"
+        "    const qdr_engine engines[] = {qdr_onnxruntime(nullptr)};\n"
+        '    qdr_selection how{"ort-x86", engines, 1, 1, ""};\n'
+        "    const auto *bytes = reinterpret_cast<const std::uint8_t *>(all.data());\n"
+        "    qdr::Device device(bytes, all.size(), trust, 0, 64, 64, nullptr, &how);\n"
+        "    std::vector<std::uint8_t> gray(64 * 64, 100);\n"
+        "    const qdr_pixels_image image{gray.data(), 64, 64, 64, 1, 1};\n"
+        "    const qdr_result result = device.screen(&image);\n"
+        '    std::printf("%s %d\\n", device.handle().engine.backend, result.decision.outcome);\n'
+        "}\n"
+    )
+    run("c++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I",
+        FIRMWARE / "include", tmp_path / "app.cpp", made.build / "libqdr_onnxruntime.a",
+        made.build / "libqdr.a", "-o", tmp_path / "app", "-lm", "-pthread", "-ldl",
+        *(SANITIZERS if "QDR_TEST_CMAKE" in os.environ else ()))  # fmt: skip
+    done = subprocess.run(
+        [tmp_path / "app", path], capture_output=True, text=True, check=True,
+        env={**os.environ, **made.environment},
+    )  # fmt: skip
+    assert done.stdout.startswith("onnxruntime ")
+
+
 def test_the_core_needs_no_runtime(made: Made) -> None:
     """Neither the core nor a program that has the engines needs a vendor's library to start."""
     symbols = run("nm", "--undefined-only", made.build / "libqdr.a")
