@@ -2,103 +2,35 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import qdr_edge
 from qdr_edge.bundle import Bundle, write_bundle
-from qdr_edge.decision import DecisionRule, decide
 from qdr_edge.keys import SigningKey, TrustStore
-from qdr_edge.manifest import Artefact, Decisions, Manifest, exact_text
-from qdr_edge.preprocess import PreprocessSpec, load_image
 from qdr_edge.runtime import choose_target, native, open_model
 from qdr_edge.runtime.saturation import saturates_here
-from qdr_edge.scheme import EXACT_WIDE
 from qdr_edge.target import version_in
 from qdr_export.emit import emitter
 from qdr_export.graph.canonical import build_canonical
 from tests import bundles
 from tests.attacks import models
-from tests.bundles import working_entries
 from tests.e2e.test_firmware import FIRMWARE, built, run
+from tests.engine_bundles import BACKENDS, Made, described, vendor
 from tests.native_bundles import SANITIZERS, build_c, need_sanitizers, run_c
 from tests.networks import checkpoint, images
 
-BACKENDS = {
-    "native": ("native", "native"),
-    "ort-x86": ("onnxruntime", "onnxruntime-x86"),
-    "openvino": ("openvino", "openvino"),
-    "openvino-ir": ("openvino", "openvino-ir"),
-}
-BAD_BUNDLE, UNSUPPORTED, BAD_MODEL, ENGINE_FAILED = 2, 5, 6, 11
+UNSUPPORTED, BAD_MODEL, ENGINE_FAILED = 5, 6, 11
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cmake") is None or shutil.which("cc") is None,
     reason="cmake or a C compiler is not installed: the engines of libqdr are NOT tested",
 )
-
-
-def vendor(package: str, pattern: str) -> Path:
-    """A vendor's library inside its Python package."""
-    found = importlib.util.find_spec(package)
-    files = sorted(Path(found.origin or "").parent.glob(pattern)) if found is not None else []
-    if not files:
-        pytest.skip(f"no {pattern} in the Python package {package}: libqdr's engine is NOT tested")
-    return files[0]
-
-
-@dataclass(frozen=True)
-class Made:
-    """What several tests share: the programs, a bundle's parts, its key, and where runtimes are."""
-
-    build: Path
-    manifest: Manifest
-    entries: dict[str, bytes]
-    key: SigningKey
-    pem: Path
-    environment: dict[str, str]
-
-    def bundle(
-        self, folder: Path, target: str = "", model: bytes | None = None, **changes: Any
-    ) -> Path:
-        """A bundle; `changes` are laid over one artefact, whose model may be another."""
-        artefacts = dict(self.manifest.artefacts)
-        entries = dict(self.entries)
-        if target:
-            artefacts[target] = artefacts[target].model_copy(update=changes)
-        if model is not None:
-            entries[artefacts[target].entry] = model
-        manifest = self.manifest.model_copy(update={"artefacts": artefacts})
-        path = folder / "test.qdr"
-        write_bundle(path, manifest, entries, self.key)
-        return path
-
-    def ask(
-        self, path: Path, target: str, pixels: Path, environment: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
-        command = [self.build / "tests" / "ask", path, self.pem, target, pixels]
-        return subprocess.run(
-            command, capture_output=True, check=False, cwd=path.parent,
-            env={**os.environ, **(self.environment if environment is None else environment)},
-        )  # fmt: skip
-
-    def refuses(self, path: Path, target: str, status: int, **environment: str) -> str:
-        """What it says of a bundle that it must refuse before it computes anything."""
-        pixels = path.with_name("one.pixels")
-        pixels.write_bytes(images(1, bundles.SIZE).tobytes())
-        done = self.ask(path, target, pixels, {**self.environment, **environment})
-        said = done.stderr.decode()
-        assert (done.returncode, done.stdout) == (status, b""), said
-        return said
 
 
 @pytest.fixture(scope="module")
@@ -121,48 +53,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     key.public.save(folder / "maker.pem")
     environment = {name: str(path) for name, path in runtimes.items()}
     return Made(build, manifest, entries, key, folder / "maker.pem", environment)
-
-
-def described() -> tuple[Manifest, dict[str, bytes]]:
-    """One int8 network for every engine. Its weights are wide: without VNNI only exact kernels
-    compute it rightly. Golden logits are those of Python's sessions, with no tolerance."""
-    base, entries = working_entries()
-    kept = {name: content for name, content in entries.items() if name.startswith("golden/")}
-    canonical = build_canonical(
-        checkpoint("student", size=bundles.SIZE, labels=bundles.LABELS, scheme=EXACT_WIDE)
-    )
-    artefacts, logits = {}, {}
-    spec = PreprocessSpec("fundus", bundles.SIZE)
-    decided = [vector for vector in base.golden if vector.logits]
-    pixels = np.stack([load_image(entries[vector.image], spec) for vector in decided])
-    for target, (backend, form) in BACKENDS.items():
-        name = f"artefacts/{target}"
-        kept[name] = emitter(form)(canonical)
-        artefacts[target] = Artefact(entry=name, backend=backend, opset=19)
-        session = open_model(backend, kept[name], threads=1)
-        logits[target] = session.infer(pixels)
-        session.close()
-    middle = tuple(float(value) for value in logits["native"].mean(axis=0))
-    rule = DecisionRule(bundles.LABELS, 1.0, middle)
-    golden = []
-    for vector in base.golden:
-        if vector in decided:
-            n = decided.index(vector)
-            decision = decide(logits["native"][n], rule, "fundus")
-            texts = {t: tuple(exact_text(float(v)) for v in rows[n]) for t, rows in logits.items()}
-            vector = vector.model_copy(
-                update={
-                    "logits": texts,
-                    "outcome": decision.outcome.value,
-                    "positives": tuple(label.code for label in decision.findings),
-                }
-            )
-        golden.append(vector)
-    decisions = Decisions.of(rule, base.decision.gates, fitted_for="test", split="val")
-    manifest = base.model_copy(
-        update={"decision": decisions, "golden": tuple(golden), "artefacts": artefacts}
-    )
-    return manifest, kept
 
 
 @pytest.mark.parametrize("target", BACKENDS)
@@ -393,6 +283,40 @@ def test_the_pages_example_compiles_as_printed(tmp_path: Path) -> None:
     (tmp_path / "example.c").write_text(example)
     run("cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I",
         FIRMWARE / "include", tmp_path / "example.c")  # fmt: skip
+
+
+def test_cpp_opens_an_engine_and_ends_it(made: Made, tmp_path: Path) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler: qdr.hpp is NOT tested with engines")
+    path = made.bundle(tmp_path)
+    numbers = ",".join(map(str, made.key.public.raw))
+    (tmp_path / "app.cpp").write_text(
+        "#include <cstdio>\n#include <fstream>\n#include <iterator>\n#include <vector>\n"
+        '#include "qdr/qdr.hpp"\n'
+        "int main(int, char **v) {\n"
+        f"    const std::uint8_t key[1][QDR_KEY_BYTES] = {{{{{numbers}}}}};\n"
+        "    const qdr_trust trust{key, 1};\n"
+        "    std::ifstream file(v[1], std::ios::binary);\n"
+        "    const std::vector<char> all((std::istreambuf_iterator<char>(file)), {});\n"
+        "    const qdr_engine engines[] = {qdr_onnxruntime(nullptr)};\n"
+        '    qdr_selection how{"ort-x86", engines, 1, 1, ""};\n'
+        "    const auto *bytes = reinterpret_cast<const std::uint8_t *>(all.data());\n"
+        "    qdr::Device device(bytes, all.size(), trust, 0, 64, 64, nullptr, &how);\n"
+        "    std::vector<std::uint8_t> gray(64 * 64, 100);\n"
+        "    const qdr_pixels_image image{gray.data(), 64, 64, 64, 1, 1};\n"
+        "    const qdr_result result = device.screen(&image);\n"
+        '    std::printf("%s %d\\n", device.handle().engine.backend, result.decision.outcome);\n'
+        "}\n"
+    )
+    run("c++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I",
+        FIRMWARE / "include", tmp_path / "app.cpp", made.build / "libqdr_onnxruntime.a",
+        made.build / "libqdr.a", "-o", tmp_path / "app", "-lm", "-pthread", "-ldl",
+        *(SANITIZERS if "QDR_TEST_CMAKE" in os.environ else ()))  # fmt: skip
+    done = subprocess.run(
+        [tmp_path / "app", path], capture_output=True, text=True, check=True,
+        env={**os.environ, **made.environment},
+    )  # fmt: skip
+    assert done.stdout.startswith("onnxruntime ")
 
 
 def test_the_core_needs_no_runtime(made: Made) -> None:

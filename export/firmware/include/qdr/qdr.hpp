@@ -32,14 +32,17 @@ class Error : public std::runtime_error {
 // caller's and must stay.
 class Device {
   public:
-    // Opens for images of at most these sides.
+    // Opens for images of at most these sides: the native target, or with `how` any other.
     Device(const std::uint8_t *bundle, std::size_t size, const qdr_trust &trust,
            std::uint32_t minimum_security_version, std::uint32_t width, std::uint32_t height,
-           const qdr_parallel *parallel = nullptr)
-        : device_(std::make_unique<qdr_device>()) {
+           const qdr_parallel *parallel = nullptr, qdr_selection *how = nullptr)
+        : device_(new qdr_device()) {
         qdr_bundle_error why{"", 0};
         qdr_status status =
-            qdr_open(device_.get(), bundle, size, &trust, minimum_security_version, &why);
+            how == nullptr
+                ? qdr_open(device_.get(), bundle, size, &trust, minimum_security_version, &why)
+                : qdr_open_with(device_.get(), bundle, size, &trust, minimum_security_version, how,
+                                &why);
         check(status, why.what);
         options_.parallel = parallel;
         bytes_ = qdr_arena_bytes(device_.get(), width, height,
@@ -72,6 +75,12 @@ class Device {
     struct Free {
         void operator()(void *arena) const noexcept { ::operator delete(arena, alignment); }
     };
+    struct Close {
+        void operator()(qdr_device *device) const noexcept {
+            qdr_close(device);
+            delete device;
+        }
+    };
 
     static void check(qdr_status status, const char *what) {
         if (status != QDR_OK) {
@@ -79,7 +88,7 @@ class Device {
         }
     }
 
-    std::unique_ptr<qdr_device> device_; // its address must not change
+    std::unique_ptr<qdr_device, Close> device_; // its address must not change
     std::unique_ptr<void, Free> arena_;
     std::size_t bytes_ = 0;
     qdr_run_options options_{};

@@ -1,8 +1,10 @@
 /* OpenVINO through its C API, opened as qdr_edge/runtime/openvino.py opens it. */
+#define _POSIX_C_SOURCE 200809L /* strcasecmp */
 #include <openvino/c/openvino.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "ir.h"
 #include "onnx.h"
@@ -115,7 +117,7 @@ static bool is_held_back(void) {
     for (size_t k = 0; k < 2; k++) {
         const char *limit = getenv(LIMITS[k]);
         for (size_t n = 0; limit != NULL && n < 4; n++) {
-            if (strcmp(limit, WITHOUT_VNNI[n]) == 0) {
+            if (strcasecmp(limit, WITHOUT_VNNI[n]) == 0) {
                 return true;
             }
         }
