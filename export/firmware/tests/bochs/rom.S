@@ -72,7 +72,7 @@ start32:
     .code64
 start64:
     movl $PROGRAM, %eax
-    jmp *%rax
+    call *%rax
 
     .balign 8
 gdt:
