@@ -1,6 +1,9 @@
 /* What stands in the place of a BIOS: from reset to 64-bit mode with every vector register on, then
- * to the program that Bochs has loaded at PROGRAM (test.ld). 64 KB that end at 4 GB. */
+ * to the program, which lies before it in the same ROM and is copied to PROGRAM (test.ld).
+ * 64 KB that end at 4 GB. */
 #define BASE 0xffff0000
+#define SOURCE 0xfffe0000
+#define SOURCE_BYTES 0x10000
 #define TABLES 0x1000 /* page tables: one of each level above four that map 4 GB in 2 MB pages */
 #define STACK 0x90000
 #define PROGRAM 0x200000
@@ -71,6 +74,10 @@ start32:
 
     .code64
 start64:
+    movl $SOURCE, %esi
+    movl $PROGRAM, %edi
+    movl $SOURCE_BYTES, %ecx
+    rep movsb
     movl $PROGRAM, %eax
     call *%rax
 
