@@ -13,7 +13,7 @@
 #define ROM ((const uint8_t *)0xffe00000)
 #define CASES ((uint8_t *)0x1000000)
 #define CASES_MAGIC "QDRCASES"
-enum { HEADER_BYTES = 16, CASE_BYTES = 16, MOST_CLASSES = 64, MOST_PARTS = 3 };
+enum { HEADER_BYTES = 16, CASE_BYTES = 16, MOST_CLASSES = 64, MOST_PARTS = 3, MOST_IMAGES = 256 };
 
 /* One network: pixels of `images` images, and as many rows of logits. */
 typedef struct given {
@@ -89,20 +89,30 @@ static outcome run(const given *with, uint32_t image, qdr_isa isa, uint32_t part
     return found;
 }
 
+/* Of each image, all tensors as plain C makes them: it is the first that runs. */
+static uint64_t plain_sums[MOST_IMAGES];
+
 /* All cases on one instruction set; false with a line of what differs first. */
 static bool cases_are_equal(qdr_isa isa, uint32_t cases, uint8_t *arena) {
     const uint8_t *at = CASES + HEADER_BYTES;
-    uint32_t ran = 0, images = 0;
+    uint32_t ran = 0, images = 0, seen = 0;
     for (uint32_t number = 0; number < cases; number++) {
         given with = next_case(&at);
         for (uint32_t image = 0; image < with.images; image++) {
-            uint64_t plain = run(&with, image, QDR_ISA_PLAIN, 1, arena).sum;
+            if (seen == MOST_IMAGES) {
+                say("too many images\n");
+                return false;
+            }
+            uint64_t *plain = &plain_sums[seen++];
             for (uint32_t parts = 1; parts <= MOST_PARTS; parts++) {
                 outcome found = run(&with, image, isa, parts, arena);
+                if (isa == QDR_ISA_PLAIN && parts == 1) {
+                    *plain = found.sum;
+                }
                 if (found.status == QDR_UNSUPPORTED && isa == QDR_ISA_AVX2) {
                     continue; /* wide weights */
                 }
-                if (found.status != QDR_OK || !found.equal || found.sum != plain) {
+                if (found.status != QDR_OK || !found.equal || found.sum != *plain) {
                     say(qdr_isa_name(isa));
                     say_number(": case ", number);
                     say_number(", image ", image);
