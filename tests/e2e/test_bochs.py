@@ -1,4 +1,4 @@
-"""The instruction sets of x86 that are at hand nowhere: libqdr without an operating system in Bochs.
+"""The instruction sets of x86 that are not at hand: libqdr without an operating system, in Bochs.
 
 QDR_BOCHS names a Bochs beside the system's: AVX-VNNI needs 3.0, Debian 12 has 2.7.
 """
@@ -6,13 +6,14 @@ QDR_BOCHS names a Bochs beside the system's: AVX-VNNI needs 3.0, Debian 12 has 2
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from qdr_edge.checkpoint import Checkpoint
 from qdr_edge.errors import ExportError
 from qdr_edge.scheme import EXACT, EXACT_WIDE
 from qdr_export.emit.native import emit
@@ -22,13 +23,13 @@ from tests.networks import checkpoint, from_sketch, images
 from tests.sketches import random_network, uniform
 
 HARNESS = Path(__file__).resolve().parents[2] / "export" / "firmware" / "tests" / "bochs"
-sys.path.insert(0, str(HARNESS))
-from cases import Case, packed, recorded  # noqa: E402
-
+WRITER = runpy.run_path(str(HARNESS / "cases.py"))
 BOCHS = os.environ.get("QDR_BOCHS", "bochs")
 # This release computes plain C wrongly, on every processor that it knows.
 WRONG = "Bochs x86 Emulator 3.1"
 RANDOM_NETWORKS = 6
+
+Case = tuple[bytes, bytes, bytes]  # a plan, pixels, the reference's logits
 
 pytestmark = [
     pytest.mark.full,
@@ -39,15 +40,15 @@ pytestmark = [
 ]
 
 
-def case_of(made: object, size: int) -> Case:
-    canonical = build_canonical(made)  # type: ignore[arg-type]
+def case_of(made: Checkpoint, size: int) -> Case:
+    canonical = build_canonical(made)
     pixels = images(1, size)
     return emit(canonical), pixels.tobytes(), Reference(canonical).infer(pixels).tobytes()
 
 
 def cases() -> list[Case]:
-    """The recorded network, narrow and wide weights, and networks drawn at random, with odd sizes inside."""
-    found = [recorded()]
+    """The recorded network, narrow and wide weights, and networks drawn at random."""
+    found = [WRITER["recorded"]()]
     found += [case_of(checkpoint("student", scheme=s, size=40), 40) for s in (EXACT, EXACT_WIDE)]
     for seed in range(RANDOM_NETWORKS):
         size = (32, 40, 48)[seed % 3]
@@ -71,7 +72,7 @@ def test_vnni_gives_the_same_bits(cpu: str, isa: str, tmp_path: Path) -> None:
         pytest.skip(f"this Bochs cannot be {cpu}: QDR_BOCHS names another; 3.0 can")
     given = cases()
     assert len(given) > RANDOM_NETWORKS // 2
-    (tmp_path / "cases.bin").write_bytes(packed(given))
+    (tmp_path / "cases.bin").write_bytes(WRITER["packed"](given))
     out = subprocess.run(
         ["make", "-s", "-C", HARNESS, "run", f"CPU={cpu}", f"BOCHS={BOCHS}", f"OUT={tmp_path}"],
         capture_output=True, text=True, timeout=400, check=False,

@@ -1,4 +1,4 @@
-"""Networks for main.c as one file: ``python cases.py FILE`` takes the recorded one of tests/data."""
+"""Networks for main.c as one file: ``python cases.py FILE`` takes that of tests/data."""
 
 from __future__ import annotations
 
