@@ -20,7 +20,15 @@ INSTALL: Final = (
 ALIGNMENT: Final = 64
 OK: Final = 0
 # The same numbers as qdr_isa in qdr/plan.h.
-ISAS: Final = {"best": 0, "plain": 1, "avx2": 2, "vnni": 3, "neon": 4}
+ISAS: Final = {
+    "best": 0,
+    "plain": 1,
+    "avx2": 2,
+    "vnni": 3,
+    "neon": 4,
+    "avx-vnni": 5,
+    "i8mm": 6,
+}
 
 
 class Plan(ctypes.Structure):

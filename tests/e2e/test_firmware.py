@@ -63,6 +63,7 @@ def test_it_builds_without_a_warning_and_passes_its_tests(build: Path) -> None:
     out = run("ctest", "--test-dir", build, "--verbose")
     assert "100% tests passed" in out
     assert "plain C: equal" in out
+    assert "plain C: every loop is equal" in out
 
 
 @pytest.mark.full
@@ -252,6 +253,7 @@ def arm(program: Path, march: str, test: Path, sources: list[Path]) -> Path:
     ("cpu", "march"),
     [
         ("neoverse-n1", "armv8.2-a+dotprod"),
+        ("max", "armv8.2-a+dotprod+i8mm"),
         pytest.param("cortex-a76", "armv8.2-a+dotprod", marks=pytest.mark.full),
         pytest.param("cortex-a53", "armv8-a", marks=pytest.mark.full),
         pytest.param("cortex-a72", "armv8-a", marks=pytest.mark.full),
@@ -266,7 +268,22 @@ def test_arm_gives_the_same_bits(cpu: str, march: str, tmp_path: Path) -> None:
     program = arm(tmp_path / "plan", march, FIRMWARE / "tests" / "test_plan.c", sources)
     out = run("qemu-aarch64", "-cpu", cpu, program, DATA)
     assert ("NEON dotprod: equal" in out) == ("dotprod" in march)
+    assert ("NEON i8mm: equal" in out) == ("i8mm" in march)
     assert "plain C: equal" in out
+
+
+def test_every_loop_of_arm_gives_the_same_numbers(tmp_path: Path) -> None:
+    kernels, tests = FIRMWARE / "src" / "kernels", FIRMWARE / "tests" / "kernels"
+    sources = [*kernels.glob("*.c"), *(FIRMWARE / "src" / "plan").glob("*.c")]
+    program = arm(
+        tmp_path / "kernels",
+        "armv8.2-a+dotprod+i8mm",
+        tests / "test_kernels.c",
+        [tests / "every_loop.c", *sources],
+    )
+    out = run("qemu-aarch64", "-cpu", "max", program, 2)
+    assert "NEON dotprod: every loop is equal" in out
+    assert "NEON i8mm: every loop is equal" in out
 
 
 @pytest.mark.full

@@ -64,7 +64,7 @@ static void infer_all(const sample *given, const qdr_run_options *how) {
 
 static unsigned every_isa(const sample *given) {
     static const qdr_isa all[] = {QDR_ISA_BEST, QDR_ISA_PLAIN, QDR_ISA_AVX2, QDR_ISA_VNNI,
-                                  QDR_ISA_NEON};
+                                  QDR_ISA_NEON, QDR_ISA_AVX_VNNI, QDR_ISA_I8MM};
     unsigned ran = 0;
     for (size_t index = 0; index < sizeof all / sizeof *all; index++) {
         qdr_run_options how = {.isa = all[index]};

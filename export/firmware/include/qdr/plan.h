@@ -59,11 +59,13 @@ typedef struct qdr_parallel {
 
 /* Instruction sets there are kernels for; which of them exist depends on the build. */
 typedef enum qdr_isa {
-    QDR_ISA_BEST = 0,   /* the fastest that this processor has */
-    QDR_ISA_PLAIN = 1,  /* C without intrinsics, on every processor */
-    QDR_ISA_AVX2 = 2,   /* x86 */
-    QDR_ISA_VNNI = 3,   /* x86 with AVX-512 VNNI */
-    QDR_ISA_NEON = 4,   /* Arm with the dot-product instructions */
+    QDR_ISA_BEST = 0,     /* the fastest that this processor has */
+    QDR_ISA_PLAIN = 1,    /* C without intrinsics, on every processor */
+    QDR_ISA_AVX2 = 2,     /* x86 */
+    QDR_ISA_VNNI = 3,     /* x86 with AVX-512 VNNI */
+    QDR_ISA_NEON = 4,     /* Arm with the dot-product instructions */
+    QDR_ISA_AVX_VNNI = 5, /* x86 with VNNI's instructions on 256 bits, without AVX-512 */
+    QDR_ISA_I8MM = 6,     /* Arm with the matrix products of bytes */
 } qdr_isa;
 
 /* Called after each operation, with the codes of the tensor that it has made. For tests and tools.

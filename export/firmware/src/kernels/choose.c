@@ -11,6 +11,10 @@ const qdr_kernels *qdr_kernels_of(qdr_isa isa) {
         return qdr_kernels_vnni();
     case QDR_ISA_NEON:
         return qdr_kernels_neon();
+    case QDR_ISA_AVX_VNNI:
+        return qdr_kernels_avx_vnni();
+    case QDR_ISA_I8MM:
+        return qdr_kernels_i8mm();
     case QDR_ISA_BEST:
         break;
     }
@@ -18,7 +22,8 @@ const qdr_kernels *qdr_kernels_of(qdr_isa isa) {
 }
 
 qdr_isa qdr_plan_best_isa(const qdr_plan *plan) {
-    static const qdr_isa order[] = {QDR_ISA_VNNI, QDR_ISA_NEON, QDR_ISA_AVX2};
+    static const qdr_isa order[] = {QDR_ISA_VNNI, QDR_ISA_AVX_VNNI, QDR_ISA_AVX2, QDR_ISA_I8MM,
+                                    QDR_ISA_NEON};
     for (size_t index = 0; index < sizeof order / sizeof *order; index++) {
         bool exact = order[index] != QDR_ISA_AVX2 || (plan != NULL && plan->narrow);
         if (exact && qdr_kernels_of(order[index]) != NULL) {
@@ -40,6 +45,10 @@ const char *qdr_isa_name(qdr_isa isa) {
         return "AVX-512 VNNI";
     case QDR_ISA_NEON:
         return "NEON dotprod";
+    case QDR_ISA_AVX_VNNI:
+        return "AVX-VNNI";
+    case QDR_ISA_I8MM:
+        return "NEON i8mm";
     }
     return "unknown";
 }

@@ -69,7 +69,9 @@ const qdr_kernels *qdr_kernels_of(qdr_isa isa);
 const qdr_kernels *qdr_kernels_plain(void);
 const qdr_kernels *qdr_kernels_avx2(void);
 const qdr_kernels *qdr_kernels_vnni(void);
+const qdr_kernels *qdr_kernels_avx_vnni(void);
 const qdr_kernels *qdr_kernels_neon(void);
+const qdr_kernels *qdr_kernels_i8mm(void);
 
 /* Also what the other tables leave over: rests of lengths, and shifts to the left. */
 void qdr_plain_finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other,
@@ -78,13 +80,22 @@ void qdr_plain_maximum(uint8_t *best, const uint8_t *other, uint32_t bytes);
 void qdr_plain_interleave(const uint8_t *const planes[3], size_t count, uint8_t zero,
                           uint8_t *out);
 
-/* The loops of AVX2 that those of VNNI share. */
+/* The loops of AVX2 that both kinds of VNNI share. */
 void qdr_avx2_depthwise(const uint8_t *const *inputs, uint32_t taps, const int8_t *weights,
                         uint32_t stride, int32_t *sums);
 void qdr_avx2_maximum(uint8_t *best, const uint8_t *other, uint32_t bytes);
 void qdr_avx2_interleave(const uint8_t *const planes[3], size_t count, uint8_t zero,
                          uint8_t *out);
 void qdr_avx2_finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other,
+                     uint8_t *out, uint32_t stride, uint32_t count);
+
+/* The loops of NEON that i8mm shares. */
+void qdr_neon_depthwise(const uint8_t *const *inputs, uint32_t taps, const int8_t *weights,
+                        uint32_t stride, int32_t *sums);
+void qdr_neon_maximum(uint8_t *best, const uint8_t *other, uint32_t bytes);
+void qdr_neon_interleave(const uint8_t *const planes[3], size_t count, uint8_t zero,
+                         uint8_t *out);
+void qdr_neon_finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other,
                      uint8_t *out, uint32_t stride, uint32_t count);
 
 /* One layer of one image, or a part of it that may run beside the others. */

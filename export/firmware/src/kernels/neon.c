@@ -10,12 +10,17 @@
 
 enum { ROWS = 4 };
 
+/* Sums must stay in registers, whatever level the compiler optimizes at. */
+#define UNROLL _Pragma("GCC unroll 4")
+
 static void dense(const uint8_t *const *inputs, uint32_t taps, uint32_t quads,
                   const int8_t *weights, int32_t *sums) {
     int32x4_t found[ROWS][4], weight_sums[4];
     const int8x16_t ones = vdupq_n_s8(1);
+    UNROLL
     for (int lane = 0; lane < 4; lane++) {
         weight_sums[lane] = vdupq_n_s32(0);
+        UNROLL
         for (int row = 0; row < ROWS; row++) {
             found[row][lane] = vdupq_n_s32(0);
         }
@@ -23,21 +28,26 @@ static void dense(const uint8_t *const *inputs, uint32_t taps, uint32_t quads,
     for (uint32_t tap = 0; tap < taps; tap++, inputs += ROWS) {
         for (uint32_t quad = 0; quad < quads; quad++, weights += QDR_BLOCK * QDR_QUAD) {
             int8x16_t w[4];
+            UNROLL
             for (int lane = 0; lane < 4; lane++) {
                 w[lane] = vld1q_s8(weights + 16 * lane);
                 weight_sums[lane] = vdotq_s32(weight_sums[lane], w[lane], ones);
             }
+            UNROLL
             for (int row = 0; row < ROWS; row++) {
                 uint32_t bytes;
                 memcpy(&bytes, inputs[row] + QDR_QUAD * quad, sizeof bytes);
                 int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(bytes ^ 0x80808080u));
+                UNROLL
                 for (int lane = 0; lane < 4; lane++) {
                     found[row][lane] = vdotq_s32(found[row][lane], w[lane], x);
                 }
             }
         }
     }
+    UNROLL
     for (int row = 0; row < ROWS; row++) {
+        UNROLL
         for (int lane = 0; lane < 4; lane++) {
             vst1q_s32(sums + 16 * row + 4 * lane,
                       vaddq_s32(found[row][lane], vshlq_n_s32(weight_sums[lane], 7)));
@@ -45,7 +55,7 @@ static void dense(const uint8_t *const *inputs, uint32_t taps, uint32_t quads,
     }
 }
 
-static void depthwise(const uint8_t *const *inputs, uint32_t taps, const int8_t *weights,
+void qdr_neon_depthwise(const uint8_t *const *inputs, uint32_t taps, const int8_t *weights,
                       uint32_t stride, int32_t *sums) {
     int32x4_t found[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
     for (uint32_t tap = 0; tap < taps; tap++, weights += stride) {
@@ -61,6 +71,7 @@ static void depthwise(const uint8_t *const *inputs, uint32_t taps, const int8_t 
         found[2] = vaddw_s16(found[2], vget_low_s16(high));
         found[3] = vaddw_s16(found[3], vget_high_s16(high));
     }
+    UNROLL
     for (int lane = 0; lane < 4; lane++) {
         vst1q_s32(sums + 4 * lane, found[lane]);
     }
@@ -84,12 +95,14 @@ static int32x4_t clamp(int32x4_t x, int32_t low, int32_t high) {
 static void finish_one(const int32_t *sums, const qdr_finish *how, const uint8_t *other,
                        uint8_t *out) {
     int16x4_t words[4];
+    UNROLL
     for (int lane = 0; lane < 4; lane++) {
         int32x4_t sum = vaddq_s32(vld1q_s32(sums + 4 * lane), vld1q_s32(how->bias + 4 * lane));
         int32x4_t code = round_shift(sum, vld1q_s32(how->shift + 4 * lane));
         code = clamp(code, how->low, how->high);
         if (other != NULL) {
             int32_t b[4];
+            UNROLL
             for (int n = 0; n < 4; n++) {
                 b[n] = other[4 * lane + n] - (int32_t)how->other_zero;
             }
@@ -105,7 +118,7 @@ static void finish_one(const int32_t *sums, const qdr_finish *how, const uint8_t
     vst1_u8(out + 8, vqmovun_s16(vcombine_s16(words[2], words[3])));
 }
 
-static void finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other, uint8_t *out,
+void qdr_neon_finish(const int32_t *sums, const qdr_finish *how, const uint8_t *other, uint8_t *out,
                    uint32_t stride, uint32_t count) {
     for (uint32_t row = 0; row < count; row++, sums += QDR_BLOCK, out += stride) {
         finish_one(sums, how, other, out);
@@ -113,7 +126,7 @@ static void finish(const int32_t *sums, const qdr_finish *how, const uint8_t *ot
     }
 }
 
-static void maximum(uint8_t *best, const uint8_t *other, uint32_t bytes) {
+void qdr_neon_maximum(uint8_t *best, const uint8_t *other, uint32_t bytes) {
     uint32_t at = 0;
     for (; at + 16 <= bytes; at += 16) {
         vst1q_u8(best + at, vmaxq_u8(vld1q_u8(best + at), vld1q_u8(other + at)));
@@ -121,7 +134,7 @@ static void maximum(uint8_t *best, const uint8_t *other, uint32_t bytes) {
     qdr_plain_maximum(best + at, other + at, bytes - at);
 }
 
-static void interleave(const uint8_t *const planes[3], size_t count, uint8_t zero, uint8_t *out) {
+void qdr_neon_interleave(const uint8_t *const planes[3], size_t count, uint8_t zero, uint8_t *out) {
     size_t at = 0;
     for (; at + 16 <= count; at += 16, out += 64) {
         uint8x16x4_t four = {{vld1q_u8(planes[0] + at), vld1q_u8(planes[1] + at),
@@ -132,8 +145,9 @@ static void interleave(const uint8_t *const planes[3], size_t count, uint8_t zer
     qdr_plain_interleave(rest, count - at, zero, out);
 }
 
-static const qdr_kernels kernels = {QDR_ISA_NEON, ROWS,   dense,   dense,
-                                    depthwise,    finish, maximum, interleave};
+static const qdr_kernels kernels = {
+    QDR_ISA_NEON,       ROWS,            dense,            dense,
+    qdr_neon_depthwise, qdr_neon_finish, qdr_neon_maximum, qdr_neon_interleave};
 
 const qdr_kernels *qdr_kernels_neon(void) { return &kernels; }
 
