@@ -8,6 +8,10 @@
 #define SERIAL_STATE (SERIAL + 5)
 #define TAKES_MORE 0x20
 #define ALL_SENT 0x40
+#define DISK 0x1f0
+#define DISK_BUSY 0x80
+#define DISK_HAS_DATA 0x08
+#define DISK_READ 0x20
 #define BOCHS_END 0x8900 /* Bochs stops where this port has been told "Shutdown" */
 
 int main(void);
@@ -25,6 +29,21 @@ static uint8_t get(uint16_t port) {
     uint8_t value;
     __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
     return value;
+}
+
+void read_disk(uint8_t *to, uint32_t sectors) {
+    for (uint32_t sector = 0; sector < sectors; sector++) {
+        put(DISK + 2, 1);
+        put(DISK + 3, (uint8_t)sector);
+        put(DISK + 4, (uint8_t)(sector >> 8));
+        put(DISK + 5, (uint8_t)(sector >> 16));
+        put(DISK + 6, (uint8_t)(0xe0 | sector >> 24)); /* numbered sectors of the first disk */
+        put(DISK + 7, DISK_READ);
+        while ((get(DISK + 7) & (DISK_BUSY | DISK_HAS_DATA)) != DISK_HAS_DATA) {
+        }
+        size_t words = SECTOR_BYTES / 2;
+        __asm__ volatile("rep insw" : "+D"(to), "+c"(words) : "d"((uint16_t)DISK) : "memory");
+    }
 }
 
 void say(const char *text) {
