@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "arena.h"
 #include "check.h"
 #include "qdr/plan.h"
 #include "random.h"
@@ -27,14 +28,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         plan.classes <= MOST_CLASSES) {
         size_t bytes = qdr_plan_arena_bytes(&plan, 1);
         if (bytes <= MOST_ARENA) {
-            /* Exactly so many, so that a sanitizer sees the first byte beyond them. */
-            void *arena = NULL;
+            void *arena = take_arena(bytes);
             float *logits = malloc(plan.classes * sizeof *logits);
-            CHECK(posix_memalign(&arena, QDR_ARENA_ALIGNMENT, bytes) == 0 && logits != NULL);
-            memset(arena, 0x5a, bytes); /* whatever lay there before must not matter */
+            CHECK(logits != NULL);
             CHECK(qdr_plan_infer(&plan, pixels, arena, bytes, NULL, logits) == QDR_OK);
             free(logits);
-            free(arena);
+            free_arena(arena, bytes);
             fuzz_ran++;
         }
     }
