@@ -4,8 +4,7 @@
  *
  * Every file is tried once, then RUNS changed ones. An input that is accepted although it was
  * changed becomes one to change further; when there is no more room it takes the place of another.
- * Each input lies in memory of exactly its size, so that
- * a sanitizer sees every byte too far.
+ * Each input lies in memory of exactly its size, so that a sanitizer sees every byte too far.
  */
 #include "../random.h"
 
