@@ -2,8 +2,11 @@
  *
  *   test_plan FOLDER     which holds tiny.plan, tiny.pixels and tiny.logits (make_data.py)
  */
+#define _POSIX_C_SOURCE 200112L
+
 #include <string.h>
 
+#include "arena.h"
 #include "check.h"
 #include "qdr/plan.h"
 #ifdef QDR_TEST_THREADS
@@ -31,12 +34,7 @@ static sample load(const char *folder) {
 
 static void *arena_of(const qdr_plan *plan, uint32_t threads, size_t *bytes) {
     *bytes = qdr_plan_arena_bytes(plan, threads);
-    size_t whole = (*bytes + QDR_ARENA_ALIGNMENT - 1) / QDR_ARENA_ALIGNMENT * QDR_ARENA_ALIGNMENT;
-    void *arena = aligned_alloc(QDR_ARENA_ALIGNMENT, whole);
-    CHECK(arena != NULL);
-    /* Whatever lay there before must not matter. */
-    memset(arena, 0xa5, whole);
-    return arena;
+    return take_arena(*bytes);
 }
 
 static void infer_all(const sample *given, const qdr_run_options *how) {
@@ -59,7 +57,7 @@ static void infer_all(const sample *given, const qdr_run_options *how) {
           QDR_NO_SPACE);
     CHECK(qdr_plan_infer(&plan, NULL, arena, bytes, how, logits) == QDR_BAD_ARGUMENT);
     free(logits);
-    free(arena);
+    free_arena(arena, bytes);
 }
 
 static unsigned every_isa(const sample *given) {
@@ -77,7 +75,7 @@ static unsigned every_isa(const sample *given) {
         qdr_status status = qdr_plan_infer(&plan, given->pixels, arena, bytes, &how, logits);
         CHECK(status == QDR_OK || status == QDR_UNSUPPORTED);
         free(logits);
-        free(arena);
+        free_arena(arena, bytes);
         if (status == QDR_OK) {
             infer_all(given, &how);
             printf("%s: equal\n", qdr_isa_name(all[index]));
@@ -125,7 +123,7 @@ static void hostile(const sample *given, uint32_t records) {
                 CHECK(logits != NULL);
                 CHECK(qdr_plan_infer(&plan, given->pixels, arena, bytes, NULL, logits) == QDR_OK);
                 free(logits);
-                free(arena);
+                free_arena(arena, bytes);
                 harmless++;
             }
             free(changed);

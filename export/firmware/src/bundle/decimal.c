@@ -199,7 +199,7 @@ static size_t lay_out(const char *digits, unsigned count, int point, char *out) 
         return used + count;
     }
     for (unsigned k = 0; k < (unsigned)point; k++) {
-        out[used++] = k < count ? digits[k] : '0';
+        out[used++] = (char)(k < count ? digits[k] : '0');
     }
     out[used++] = '.';
     if (count <= (unsigned)point) {

@@ -26,6 +26,7 @@ uint32_t qdr_largest_region(const uint8_t *level, uint32_t rows, uint32_t column
         if (level[i] <= threshold) {
             continue;
         }
+        /* columns > 0, or there is no i. NOLINTNEXTLINE(clang-analyzer-core.DivideZero) */
         if (i % columns && level[i - 1] > threshold) {
             parents[i] = parents[i - 1];
         }

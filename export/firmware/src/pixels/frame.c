@@ -41,7 +41,7 @@ static void count_columns(const qdr_pixel_view *view, qdr_box box, uint32_t *whi
 
 static bool column_is_white(const qdr_pixel_view *view, uint32_t x) {
     const qdr_box column = {0, view->height, x, x + 1};
-    uint32_t white[1];
+    uint32_t white[1] = {0};
     count_columns(view, column, white);
     return mostly(white[0], view->height);
 }

@@ -3,8 +3,8 @@
  *     fuzz_bundle RUNS SEED FILE...
  *
  * Every file is tried once, then RUNS changed ones. An input that is accepted although it was
- * changed becomes one to change further. Each input lies in memory of exactly its size, so that
- * a sanitizer sees every byte too far.
+ * changed becomes one to change further; when there is no more room it takes the place of another.
+ * Each input lies in memory of exactly its size, so that a sanitizer sees every byte too far.
  */
 #include "../random.h"
 
@@ -15,6 +15,7 @@
 #include <time.h>
 
 #define MOST_SEEDS 8192u
+#define MOST_BYTES (64u << 20) /* of all seeds together */
 #define LARGEST (1u << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -26,7 +27,7 @@ typedef struct input {
 } input;
 
 static input seeds[MOST_SEEDS];
-static size_t seed_count;
+static size_t seed_count, file_count, seed_bytes;
 static uint64_t state;
 
 /* A number below `limit`, which is not 0. */
@@ -42,15 +43,23 @@ static void *need(void *memory) {
     return memory;
 }
 
-static int keep(const uint8_t *bytes, size_t size) {
-    if (seed_count == MOST_SEEDS) {
-        return 0;
+static void set(input *seed, const uint8_t *bytes, size_t size) {
+    seed_bytes += size;
+    seed->bytes = need(malloc(size > 0 ? size : 1));
+    memcpy(seed->bytes, bytes, size);
+    seed->size = size;
+}
+
+/* Files stay; of the changed inputs a new one takes an old one's place when there is no more room. */
+static void keep(const uint8_t *bytes, size_t size) {
+    if (seed_count < MOST_SEEDS && seed_bytes + size <= MOST_BYTES) {
+        set(&seeds[seed_count++], bytes, size);
+    } else if (seed_count > file_count) {
+        input *old = &seeds[file_count + draw(seed_count - file_count)];
+        seed_bytes -= old->size;
+        free(old->bytes);
+        set(old, bytes, size);
     }
-    seeds[seed_count].bytes = need(malloc(size > 0 ? size : 1));
-    memcpy(seeds[seed_count].bytes, bytes, size);
-    seeds[seed_count].size = size;
-    seed_count++;
-    return 1;
 }
 
 static void load(const char *path) {
@@ -62,10 +71,12 @@ static void load(const char *path) {
     }
     size_t size = fread(content, 1, sizeof content, file);
     fclose(file);
-    if (!keep(content, size)) {
+    if (file_count == MOST_SEEDS) {
         fputs("too many files\n", stderr);
         exit(2);
     }
+    set(&seeds[file_count++], content, size);
+    seed_count = file_count;
 }
 
 /* Change `size` bytes, of which there is room for LARGEST; returns the new size. */
@@ -132,7 +143,7 @@ int main(int argc, char **argv) {
         unsigned long before = fuzz_accepted;
         (void)LLVMFuzzerTestOneInput(exact, size);
         if (fuzz_accepted != before) {
-            (void)keep(exact, size);
+            keep(exact, size);
         }
         free(exact);
     }
