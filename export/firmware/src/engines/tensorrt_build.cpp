@@ -126,6 +126,7 @@ std::unique_ptr<nvinfer1::IHostMemory> build(const Vendor &vendor, const qdr_eng
     }
     configure(*config, plan);
     const auto timings = take_timings(*config, model.cache, timing_key);
+    log.begin(); /* timings that do not fit are no reason */
     std::unique_ptr<nvinfer1::IHostMemory> engine(
         builder->buildSerializedNetwork(*network, *config));
     if (engine == nullptr) {
