@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# --- what needs nothing of NVIDIA's ----------------------------------------------------------------
+# --- what needs nothing of NVIDIA's --------------------------------------------------------------
 
 
 class Option(ctypes.Structure):
@@ -178,7 +178,7 @@ def test_without_the_engine_no_cpp_compiler_is_needed(tmp_path: Path) -> None:
         "-DQDR_EXAMPLES=OFF", "-DBUILD_TESTING=OFF")  # fmt: skip
 
 
-# --- what needs NVIDIA's headers -------------------------------------------------------------------
+# --- what needs NVIDIA's headers -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     name = "artefacts/tensorrt"
     artefact = Artefact(entry=name, backend="tensorrt", opset=19, runtime=">=10.3,<12")
     artefacts = {"native": manifest.artefacts["native"], "tensorrt": artefact}
-    manifest = manifest.model_copy(update={"artefacts": artefacts})
+    # Nobody knows TensorRT's logits here, and nothing reads them: opening fails before.
+    golden = tuple(
+        vector.model_copy(update={"logits": dict.fromkeys(artefacts, vector.logits["native"])})
+        if vector.logits
+        else vector
+        for vector in manifest.golden
+    )
+    manifest = manifest.model_copy(update={"artefacts": artefacts, "golden": golden})
     key = SigningKey.generate()
     key.public.save(folder / "maker.pem")
     entries = {**entries, name: emitter("tensorrt-10")(canonical)}
