@@ -264,6 +264,7 @@ qdr_status start_or_build(const Vendor &vendor, const Device &device,
         if (kept.size > 0 && start(vendor, kept, model, plan, session, why) == QDR_OK) {
             return QDR_OK;
         }
+        why[0] = '\0';
     }
     if (!free_memory(vendor, device, &free, why) || !qdr_trt_bound(&plan, free, why)) {
         return QDR_ENGINE_FAILED;
