@@ -6,6 +6,7 @@
  *
  *   qdr_onnxruntime   libqdr_onnxruntime   CMake: QDR_ONNXRUNTIME
  *   qdr_openvino      libqdr_openvino      CMake: QDR_OPENVINO
+ *   qdr_tensorrt      libqdr_tensorrt      CMake: QDR_TENSORRT
  *
  * Part of qdr-edge. Not a medical device.
  */
@@ -34,6 +35,20 @@ typedef struct qdr_engine_option {
     char value[64];
 } qdr_engine_option;
 
+/* A cache's key: the SHA-256 in hex of everything that its content depends on. */
+#define QDR_CACHE_KEY_BYTES 65u
+
+/* Where what took minutes to build is kept between starts. The storage is the application's, and so
+ * is its trust: a built engine is executable code, and `load` must give only what `store` was given
+ * on this very device, e.g. by an HMAC over key and content. */
+typedef struct qdr_engine_cache {
+    void *context;
+    /* {NULL, 0} if there is none. The bytes stay until qdr_open_with returns. */
+    qdr_view (*load)(void *context, const char key[QDR_CACHE_KEY_BYTES]);
+    /* If it cannot be kept, the next start builds again. */
+    void (*store)(void *context, const char key[QDR_CACHE_KEY_BYTES], qdr_view content);
+} qdr_engine_cache;
+
 /* What an engine opens: verified bytes, which stay until it is closed. */
 typedef struct qdr_engine_model {
     qdr_view content;
@@ -43,6 +58,7 @@ typedef struct qdr_engine_model {
     bool saturates;   /* this processor adds pairs of u8·s8 products in 16 bits: x86 without VNNI */
     uint32_t option_count;
     qdr_engine_option options[QDR_MAX_OPTIONS]; /* [option_count] */
+    const qdr_engine_cache *cache;              /* NULL: there is none */
 } qdr_engine_model;
 
 /* One backend. Every call that fails writes one line to `why`. */
@@ -51,7 +67,8 @@ typedef struct qdr_engine {
     const char *const *options; /* that a bundle may set, NULL behind the last */
     const char *library;        /* the vendor's; NULL: where the engine looks for it */
 
-    /* The version of the vendor's library. QDR_ENGINE_FAILED: it cannot be loaded. */
+    /* The version of the vendor's library. QDR_ENGINE_FAILED: it cannot be loaded,
+     * or finds no device that it runs on. */
     qdr_status (*version)(const char *library, char version[QDR_VERSION_BYTES],
                           char why[QDR_WHY_BYTES]);
 
@@ -63,6 +80,8 @@ typedef struct qdr_engine {
     qdr_status (*infer)(void *session, const uint8_t *pixels, float *logits);
 
     void (*close)(void *session);
+
+    const qdr_engine_cache *cache; /* of engines that build on the device; NULL: none */
 } qdr_engine;
 
 /* ONNX Runtime 1.21 or later. `library`: its file; NULL: that of the environment's
@@ -72,6 +91,13 @@ qdr_engine qdr_onnxruntime(const char *library);
 /* OpenVINO 2025 or later. `library`: its C library; NULL: that of the environment's
  * QDR_OPENVINO_LIBRARY, or libopenvino_c.so where the system looks for libraries. */
 qdr_engine qdr_openvino(const char *library);
+
+/* TensorRT of the major version, and CUDA of the one, that the engine was compiled for. `library`:
+ * libnvinfer; NULL: that of the environment's QDR_TENSORRT_LIBRARY, or libnvinfer.so.MAJOR where the
+ * system looks for libraries; its parser and CUDA's runtime by QDR_NVONNXPARSER_LIBRARY and
+ * QDR_CUDART_LIBRARY likewise. `cache` stays as long as the engine; NULL: each opening builds, which
+ * takes seconds to minutes. */
+qdr_engine qdr_tensorrt(const char *library, const qdr_engine_cache *cache);
 
 #ifdef __cplusplus
 }

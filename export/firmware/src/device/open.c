@@ -23,6 +23,7 @@ static qdr_status open_session(qdr_device *device, const qdr_choice *choice, qdr
         .classes = device->bundle.manifest.label_count,
         .threads = how->threads == 0 ? 1 : how->threads,
         .saturates = qdr_machine_saturates(),
+        .cache = choice->engine->cache,
     };
     qdr_status status = qdr_read_options(choice, &model);
     if (status == QDR_OK) {

@@ -219,5 +219,6 @@ static qdr_status infer(void *session, const uint8_t *pixels, float *logits) {
 }
 
 qdr_engine qdr_onnxruntime(const char *library) {
-    return (qdr_engine){"onnxruntime", OPTIONS, library, version, open_session, infer, close_session};
+    return (qdr_engine){"onnxruntime", OPTIONS, library,       version,
+                        open_session,  infer,   close_session, NULL};
 }

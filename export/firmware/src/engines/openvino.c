@@ -243,5 +243,6 @@ static qdr_status infer(void *session, const uint8_t *pixels, float *logits) {
 }
 
 qdr_engine qdr_openvino(const char *library) {
-    return (qdr_engine){"openvino", OPTIONS, library, version, open_session, infer, close_session};
+    return (qdr_engine){"openvino",   OPTIONS, library,       version,
+                        open_session, infer,   close_session, NULL};
 }
