@@ -81,8 +81,8 @@ def call_graph(compiler: str, folder: Path, *options: str) -> CallGraph:
     graph = CallGraph()
     for source in [*sorted((FIRMWARE / "src").rglob("*.c")), MONOCYPHER]:
         where = source.relative_to(FIRMWARE).as_posix()
-        if where.startswith("src/threads"):
-            continue  # an operating system's, and not for who has none
+        if where.startswith(("src/threads", "src/engines")):
+            continue  # an operating system's and a vendor's, and not for who has none
         target = folder / where.replace("/", "_")
         subprocess.run(
             [compiler, "-std=c11", "-O3" if "/pixels/" in where else "-O2", "-ffp-contract=off",

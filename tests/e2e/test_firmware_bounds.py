@@ -42,6 +42,8 @@ def resolved(graph: CallGraph) -> CallGraph:
     parts = graph.within("src/bundle/manifest.c") | graph.within("src/bundle/parts.c")
     graph.resolve("src/bundle/manifest.c", parts - called - {"qdr_manifest_read"})
     graph.resolve("src/device/self_test.c", set())  # the application's decoder
+    for name in ("choose", "open", "screen"):  # an engine, which has the vendor's bounds
+        graph.resolve(f"src/device/{name}.c", set())
     return graph
 
 
