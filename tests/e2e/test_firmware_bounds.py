@@ -51,8 +51,15 @@ def resolved(graph: CallGraph) -> CallGraph:
     ("compiler", "pointer", "options"),
     [
         ("gcc", 8, ()),
-        ("aarch64-linux-gnu-gcc", 8, ("-march=armv8.2-a+dotprod",)),
-        ("arm-none-eabi-gcc", 4, ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard")),
+        pytest.param(
+            "aarch64-linux-gnu-gcc", 8, ("-march=armv8.2-a+dotprod",), marks=pytest.mark.full
+        ),
+        pytest.param(
+            "arm-none-eabi-gcc",
+            4,
+            ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard"),
+            marks=pytest.mark.full,
+        ),
         ("arm-none-eabi-gcc", 4, ("-mcpu=cortex-m3", "-mthumb")),
     ],
 )

@@ -242,6 +242,7 @@ def test_a_constant_outside_the_weights_is_refused(made: Made, tmp_path: Path) -
     assert "lies outside the weights" in said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", ["ort-x86", "openvino-ir"])
 def test_mutated_models_are_looked_at_within_their_memory(
     made: Made, target: str, tmp_path: Path

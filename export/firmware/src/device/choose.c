@@ -147,7 +147,7 @@ static qdr_status first_that_runs(const qdr_manifest *manifest, qdr_selection *h
             say(how, qdr_text_of("; "));
         }
     }
-    return refuse(how, "no target of the bundle can run here", (qdr_text){NULL, 0}, "");
+    return refuse(how, "no target of the bundle can run here", qdr_text_of(""), "");
 }
 
 qdr_status qdr_choose(const qdr_manifest *manifest, qdr_selection *how, qdr_choice *out) {
