@@ -30,7 +30,6 @@ from tests.networks import checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE = ROOT / "export" / "firmware"
 MONOCYPHER = FIRMWARE / "vendor" / "monocypher" / "monocypher.c"
-SOURCES = [*sorted((FIRMWARE / "src").rglob("*.c")), MONOCYPHER]
 DATA = FIRMWARE / "tests" / "data"
 ARM = "aarch64-linux-gnu-gcc"
 

@@ -1,16 +1,10 @@
 #include "machine.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <cpuid.h>
+#include "kernels/avx_vnni.h"
 
 static bool has_vnni(void) {
-    unsigned a, b, c, d;
-    if (__builtin_cpu_supports("avx512vnni")) {
-        return true;
-    }
-    /* AVX-VNNI, which older compilers know no name of: leaf 7.1, EAX, bit 4. */
-    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
-           (a >> 4 & 1) != 0;
+    return __builtin_cpu_supports("avx512vnni") || qdr_has_avx_vnni();
 }
 
 bool qdr_machine_has(qdr_text property) {

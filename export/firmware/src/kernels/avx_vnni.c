@@ -4,8 +4,9 @@
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#include <cpuid.h>
 #include <immintrin.h>
+
+#include "kernels/avx_vnni.h"
 
 #define AVX_VNNI __attribute__((target("avx2,avxvnni")))
 
@@ -47,15 +48,7 @@ static const qdr_kernels kernels = {
     QDR_ISA_AVX_VNNI,   ROWS,            dense,            dense,
     qdr_avx2_depthwise, qdr_avx2_finish, qdr_avx2_maximum, qdr_avx2_interleave};
 
-const qdr_kernels *qdr_kernels_avx_vnni(void) {
-    /* Not every compiler that has the instructions knows their name here; AVX2's says that the
-     * operating system keeps the registers. */
-    unsigned eax = 0, ebx, ecx, edx;
-    __builtin_cpu_init();
-    bool has = __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
-               (eax & 1u << 4) != 0;
-    return has ? &kernels : NULL;
-}
+const qdr_kernels *qdr_kernels_avx_vnni(void) { return qdr_has_avx_vnni() ? &kernels : NULL; }
 
 #else
 
